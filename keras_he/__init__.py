@@ -1,0 +1,37 @@
+"""Kaiming He's initialization for Keras 3: right gains, right fans, on every backend.
+
+Importing the package registers its strings, so that a layer can say
+`kernel_initializer="he_prelu"`.
+"""
+
+import os
+
+if os.environ.get("TF_USE_LEGACY_KERAS") in ("1", "true", "True"):  # the values TensorFlow reads
+    raise ImportError(
+        "keras_he needs Keras 3, and TF_USE_LEGACY_KERAS makes tf.keras Keras 2: unset it."
+    )
+
+from keras_he.errors import KerasHeError
+from keras_he.geometry import Fans, fans
+from keras_he.initializers import (
+    KaimingNormal,
+    KaimingOrthogonal,
+    KaimingTruncatedNormal,
+    KaimingUniform,
+)
+from keras_he.registry import names, register
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Fans",
+    "KaimingNormal",
+    "KaimingOrthogonal",
+    "KaimingTruncatedNormal",
+    "KaimingUniform",
+    "KerasHeError",
+    "fans",
+    "names",
+]
+
+register()

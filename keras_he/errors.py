@@ -1,0 +1,44 @@
+"""The errors of keras_he, and the one form that their messages have.
+
+Every error that a caller can cause derives from `KerasHeError`, so that one `except` catches them
+all, and from the built-in that a Keras user expects there (`ValueError`).
+"""
+
+import reprlib
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+_LONGEST_NAME = 64  # longer strings are not typos, and difflib is quadratic
+
+_repr = reprlib.Repr()
+_repr.maxstring = 80
+_repr.maxother = 80
+
+
+class KerasHeError(Exception):
+    """Base of all errors that keras_he raises on purpose."""
+
+
+class InvalidArgument(KerasHeError, ValueError):
+    """An argument, a shape or a config that keras_he refuses before anything is drawn."""
+
+
+def invalid(argument: str, accepted: str, received: object, hint: str = "") -> InvalidArgument:
+    """Returns the error for an argument: what is accepted, what came, and what to write instead.
+
+    Args:
+        argument: Name of the argument.
+        accepted: What it must be, to follow "must be".
+        received: The value that came. Its representation is shortened.
+        hint: A sentence that says what to write instead.
+    """
+    message = f"`{argument}` must be {accepted}. Received: {argument}={_repr.repr(received)}"
+    return InvalidArgument(f"{message}\n{hint}" if hint else message)
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Returns `Did you mean "…"?` for the nearest known name, or nothing where none is near."""
+    if not isinstance(name, str) or len(name) > _LONGEST_NAME:
+        return ""
+    near = get_close_matches(name.lower(), list(known), n=1)
+    return f'Did you mean "{near[0]}"?' if near else ""

@@ -1,0 +1,280 @@
+"""How a kernel is used, and the fans that follow: a shape and its geometry give `Fans`.
+
+A kernel is a stack of matrices, each from inputs to outputs: one for a dense kernel or a
+convolution, one per channel (depthwise), per group, or per gate. `matrix_axes` says how to see it
+so, which is what the orthogonal law draws; `fans` counts connections.
+
+A shape alone does not tell how a kernel is used: `(3, 3, 64, 1)` is a convolution to one channel,
+or a depthwise kernel. What is not said is not guessed: `geometry=None` is a dense kernel (two axes)
+or a convolution (three or more), as in Keras.
+"""
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from keras_he.errors import did_you_mean, invalid
+
+GEOMETRIES = ("depthwise", "transpose")
+
+
+class Fans(NamedTuple):
+    """Connections into one output unit and out of one input unit; means, where units differ."""
+
+    fan_in: float
+    fan_out: float
+
+
+class Geometry(NamedTuple):
+    """How a kernel is used, checked but for what needs the shape."""
+
+    kind: str | None = None
+    strides: tuple[int, ...] = (1,)  # one number stands for every spatial axis
+    groups: int = 1
+    gates: int = 1
+    input_axes: tuple[int, ...] | None = None
+    output_axes: tuple[int, ...] | None = None
+
+
+class Matrices(NamedTuple):
+    """A kernel as a stack of matrices.
+
+    `split` is the kernel's shape with each divided axis in two; `stack`, `rows` (inputs) and
+    `columns` (outputs) are axes of `split`, together all of them.
+    """
+
+    split: tuple[int, ...]
+    stack: tuple[int, ...]
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+
+
+def fans(
+    shape: Sequence[int],
+    *,
+    geometry: str | None = None,
+    strides: int | Sequence[int] = 1,
+    groups: int = 1,
+    gates: int = 1,
+    input_axes: Sequence[int] | None = None,
+    output_axes: Sequence[int] | None = None,
+) -> Fans:
+    """Returns the fans of a Keras kernel.
+
+    With `k` the product of the spatial sizes and `s` the product of the strides:
+
+    | kernel shape | fan_in | fan_out |
+    |---|---|---|
+    | dense `(i, gates·o)` | i | o |
+    | convolution `(k…, i/groups, gates·o)` | k·i/groups | k·o/(groups·s) |
+    | `"depthwise"` `(k…, c, m)` | k | k·m/s |
+    | `"transpose"` `(k…, o, i)` | k·i/s | k·o |
+    | axes given | product of the input axes | product of the output axes |
+
+    Args:
+        shape: Shape of the kernel, spatial axes first, as Keras stores it.
+        geometry: `None` for a dense kernel or a convolution, `"depthwise"` or `"transpose"`.
+        strides: Strides of the layer, at least 1: one number, or one per spatial axis.
+        groups: Number of groups of a convolution; divides its last axis.
+        gates: Number of gates that lie side by side in the last axis of a recurrent kernel: 4 for
+            an LSTM, 3 for a GRU.
+        input_axes: Axes of the kernel that are summed over, in place of the arguments above.
+        output_axes: Axes of the kernel that are new in the output. Axes in neither are shared, such
+            as the batch axes of an einsum.
+
+    Returns:
+        `Fans(fan_in, fan_out)`, floats: with strides they are means over positions.
+
+    Raises:
+        InvalidArgument: If the shape does not fit the geometry, or an argument is out of range.
+
+    Example:
+        >>> import keras_he
+        >>> keras_he.fans((3, 3, 64, 1), geometry="depthwise")
+        Fans(fan_in=9.0, fan_out=9.0)
+        >>> keras_he.fans((4, 4, 16, 64), geometry="transpose", strides=2)
+        Fans(fan_in=256.0, fan_out=256.0)
+
+    Reference:
+        He et al. (2015), arXiv:1502.01852, sections 2.2 (`n̂ = k²d` backward) and 2.2 (`n = k²c`
+        forward).
+    """
+    return geometry_fans(
+        shape, make_geometry(geometry, strides, groups, gates, input_axes, output_axes)
+    )
+
+
+def make_geometry(
+    geometry: str | None,
+    strides: int | Sequence[int],
+    groups: int,
+    gates: int,
+    input_axes: Sequence[int] | None,
+    output_axes: Sequence[int] | None,
+) -> Geometry:
+    """Returns the arguments as a `Geometry`, or the error that says which of them is wrong."""
+    if geometry is not None and geometry not in GEOMETRIES:
+        raise invalid(
+            "geometry",
+            'None, "depthwise" or "transpose"',
+            geometry,
+            did_you_mean(geometry, GEOMETRIES),
+        )
+    steps = tuple(_counts("strides", strides))
+    split = Geometry(geometry, steps, _count("groups", groups), _count("gates", gates))
+    if input_axes is None and output_axes is None:
+        if geometry is not None and (split.groups, split.gates) != (1, 1):
+            raise invalid(
+                "geometry",
+                "None where `groups` or `gates` is given",
+                geometry,
+                "A depthwise or transposed kernel is not divided into groups or gates.",
+            )
+        return split
+    if input_axes is None or output_axes is None:
+        missing = "input_axes" if input_axes is None else "output_axes"
+        raise invalid(missing, "given together with the other axes", None)
+    if split != Geometry():
+        raise invalid(
+            "input_axes",
+            "None where `geometry`, `strides`, `groups` or `gates` is given",
+            input_axes,
+            "Axes say all there is to say. EinsumDense and attention set them by themselves: "
+            "leave the other arguments out there.",
+        )
+    return Geometry(
+        input_axes=_axes("input_axes", input_axes), output_axes=_axes("output_axes", output_axes)
+    )
+
+
+def geometry_fans(shape: Sequence[int], geometry: Geometry) -> Fans:
+    """Returns the fans of a kernel of this shape; see `fans`."""
+    matrices = matrix_axes(shape, geometry)
+
+    def product(axes: tuple[int, ...]) -> int:
+        return math.prod(matrices.split[axis] for axis in axes)
+
+    fan_in, fan_out = float(product(matrices.rows)), float(product(matrices.columns))
+    if geometry.input_axes is not None:
+        return Fans(fan_in, fan_out)
+    spatial = len(shape) - 2
+    area = math.prod(int(size) for size in shape[:spatial])
+    steps = math.prod(_strides(geometry, spatial))
+    if geometry.kind == "transpose":  # an output position meets every s-th tap of the kernel
+        return Fans(area * fan_in / steps, fan_out)
+    return Fans(fan_in, area * fan_out / steps)
+
+
+def matrix_axes(shape: Sequence[int], geometry: Geometry) -> Matrices:
+    """Returns the kernel as a stack of matrices, from what a unit sums over to what it feeds.
+
+    The spatial axes of a convolution are among its rows, as an output unit sums over them; those of
+    a transposed one are among its columns.
+    """
+    sizes = checked_shape(shape)
+    rank = len(sizes)
+    if geometry.input_axes is not None and geometry.output_axes is not None:
+        return _named_axes(sizes, geometry.input_axes, geometry.output_axes)
+    _check_rank(sizes, geometry)
+    _strides(geometry, rank - 2)
+    spatial = tuple(range(rank - 2))
+    first, last = rank - 2, rank - 1
+    if geometry.kind == "depthwise":
+        return Matrices(sizes, stack=(first,), rows=spatial, columns=(last,))
+    if geometry.kind == "transpose":
+        return Matrices(sizes, stack=(), rows=(last,), columns=(*spatial, first))
+    blocks = geometry.groups * geometry.gates
+    if sizes[-1] % blocks:
+        argument = "groups" if geometry.groups > 1 else "gates"
+        raise invalid(
+            argument,
+            f"a divisor of the kernel's last axis, {sizes[-1]}",
+            geometry.groups if geometry.groups > 1 else geometry.gates,
+        )
+    # Gates and groups lie side by side along the last axis, which becomes (blocks, size).
+    split = (*sizes[:-1], blocks, sizes[-1] // blocks)
+    return Matrices(split, stack=(last,), rows=(*spatial, first), columns=(last + 1,))
+
+
+def checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """Returns the shape as a tuple of integers, none of them unknown or negative."""
+    accepted = "a sequence of known, non-negative integers"
+    try:
+        sizes = tuple(operator.index(size) for size in shape)
+    except TypeError:
+        raise invalid("shape", accepted, shape) from None
+    if any(size < 0 for size in sizes):
+        raise invalid("shape", accepted, shape)
+    return sizes
+
+
+def _named_axes(
+    sizes: tuple[int, ...], input_axes: tuple[int, ...], output_axes: tuple[int, ...]
+) -> Matrices:
+    rank = len(sizes)
+    for argument, axes in (("input_axes", input_axes), ("output_axes", output_axes)):
+        if any(not -rank <= axis < rank for axis in axes):
+            raise invalid(argument, f"axes of a kernel with {rank} axes", axes)
+    rows = tuple(axis % rank for axis in input_axes)
+    columns = tuple(axis % rank for axis in output_axes)
+    if len({*rows, *columns}) < len(rows) + len(columns):
+        raise invalid("output_axes", f"distinct axes, none among {input_axes}", output_axes)
+    stack = tuple(axis for axis in range(rank) if axis not in rows and axis not in columns)
+    return Matrices(sizes, stack, rows, columns)
+
+
+def _check_rank(sizes: tuple[int, ...], geometry: Geometry) -> None:
+    """Refuses a shape that has too few axes to be a kernel of this geometry."""
+    rank = len(sizes)
+    if rank < 2:
+        raise invalid(
+            "shape",
+            "that of a kernel, with two axes or more",
+            sizes,
+            "A bias or another vector has no fans: "
+            'use `bias_initializer="zeros"`, or give `input_axes` and `output_axes`.',
+        )
+    if rank == 2 and geometry.kind is not None:
+        raise invalid(
+            "shape", f"(spatial…, channels, channels) for a {geometry.kind} kernel", sizes
+        )
+    if rank == 2 and geometry.groups > 1:
+        raise invalid("groups", "1 for a dense kernel, which has no groups", geometry.groups)
+
+
+def _strides(geometry: Geometry, spatial: int) -> tuple[int, ...]:
+    """Returns one stride per spatial axis."""
+    strides = geometry.strides
+    if len(strides) == 1 and spatial:
+        return strides * spatial
+    if len(strides) != spatial and strides != (1,):
+        raise invalid("strides", f"one number, or one per spatial axis ({spatial})", strides)
+    return strides
+
+
+def _count(argument: str, value: Any) -> int:
+    try:
+        count = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise invalid(argument, "an integer of at least 1", value)
+    return count
+
+
+def _counts(argument: str, value: Any) -> Sequence[int]:
+    return [_count(argument, one) for one in (value if _is_sequence(value) else [value])]
+
+
+def _axes(argument: str, value: Any) -> tuple[int, ...]:
+    try:
+        if not _is_sequence(value) or any(isinstance(axis, bool) for axis in value):
+            raise TypeError
+        return tuple(operator.index(axis) for axis in value)
+    except TypeError:
+        raise invalid(argument, "a sequence of integers", value) from None
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, (list, tuple))

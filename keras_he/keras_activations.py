@@ -1,0 +1,183 @@
+"""What a user passes as `activation`, read into a known name, a slope, or plain moments.
+
+Accepted are strings of the fixed table, functions of `keras.activations`, activation layers (their
+real parameters are read), and any callable that acts element by element. Only a known name can
+stand in a config; everything else is reduced to its gain when the initializer is built, so that
+nothing in a saved file is ever looked up, imported or called.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from keras_he import activations
+from keras_he.activations import Moments
+from keras_he.errors import InvalidArgument, invalid
+from keras_he.quadrature import moments_of
+
+
+class Activation(NamedTuple):
+    """An activation as keras_he knows it: `name` is None where only its moments are known."""
+
+    name: str | None
+    negative_slope: float | None
+    moments: Moments
+
+
+def read_activation(activation: Any, negative_slope: Any = None) -> Activation:
+    """Returns the activation's name in the table, its slope, and its second moments.
+
+    Args:
+        activation: A known name, a function of `keras.activations`, an activation layer, or any
+            callable on arrays that acts element by element; `None` is `"relu"`.
+        negative_slope: Slope below zero of a leaky rectifier: a number, or one per channel, which
+            enter by their root mean square. `None` takes the activation's own.
+
+    Raises:
+        InvalidArgument: If it is unknown, has no finite moments, or has no such slope.
+    """
+    found = _read(activation)
+    if negative_slope is None:
+        return found
+    if found.name not in activations.DEFAULT_SLOPES or not (
+        isinstance(activation, str) or activation is keras.activations.leaky_relu
+    ):
+        raise invalid(
+            "negative_slope",
+            'given with activation="leaky_relu" or "prelu" only',
+            negative_slope,
+            "An activation layer brings its own slope; no other activation has one.",
+        )
+    return _named(found.name, checked_slope(negative_slope))
+
+
+def checked_slope(value: Any) -> float:
+    """Returns a slope, or the root mean square of one slope per channel."""
+    return _root_mean_square("negative_slope", value)
+
+
+def _root_mean_square(argument: str, value: Any) -> float:
+    accepted = "a finite number, or a sequence of them, one per channel"
+    try:
+        slopes = np.asarray(value)
+        if slopes.dtype.kind not in "iuf":
+            raise TypeError
+    except (TypeError, ValueError, RuntimeError):
+        raise invalid(argument, accepted, value) from None
+    slopes = slopes.astype(np.float64)
+    if slopes.size == 0 or not np.isfinite(slopes).all():
+        raise invalid(argument, accepted, value)
+    if slopes.ndim == 0:
+        return float(slopes)
+    return math.sqrt(float(np.mean(np.square(slopes))))
+
+
+def _read(activation: Any) -> Activation:
+    if activation is None:
+        return _named("relu")
+    if isinstance(activation, str):
+        return _named(activations.canonical(activation))
+    for layer_type, read in _LAYERS.items():
+        if isinstance(activation, layer_type):
+            return read(activation)
+    name = _BUILT_IN.get(activation) if callable(activation) and _hashable(activation) else None
+    if name is not None:
+        return _named(activations.canonical(name))
+    if isinstance(activation, type) or not callable(activation):
+        raise invalid(
+            "activation",
+            "a name, a function, an activation layer or a callable on arrays",
+            activation,
+            "Pass an instance, such as `keras.layers.LeakyReLU(0.1)`."
+            if isinstance(activation, type)
+            else "",
+        )
+    return Activation(None, None, moments_of(_on_arrays(activation)))
+
+
+def _named(name: str, slope: float | None = None) -> Activation:
+    if slope is None:
+        slope = activations.DEFAULT_SLOPES.get(name)
+    if slope is None:
+        return Activation(name, None, activations.moments(name))
+    return Activation(name, slope, activations.moments(name, negative_slope=slope))
+
+
+def _hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _parametric(layer: keras.layers.PReLU) -> Activation:
+    """Returns PReLU with the slopes that it has, or will have when it is built."""
+    if layer.built:
+        slopes = keras.ops.convert_to_numpy(layer.alpha)
+        return _named("prelu", _root_mean_square("PReLU.alpha", slopes))
+    initializer = layer.alpha_initializer
+    if isinstance(initializer, keras.initializers.Zeros):
+        return _named("prelu", 0.0)
+    if isinstance(initializer, keras.initializers.Ones):
+        return _named("prelu", 1.0)
+    if isinstance(initializer, keras.initializers.Constant):
+        return _named("prelu", _root_mean_square("alpha_initializer", initializer.value))
+    raise invalid(
+        "activation",
+        "a PReLU that is built, or whose `alpha_initializer` is a constant",
+        layer,
+        'Build it first, or write activation="prelu" and give `negative_slope=`.',
+    )
+
+
+def _rectified(layer: keras.layers.ReLU) -> Activation:
+    slope, limit, threshold = (
+        float(layer.negative_slope or 0.0),
+        layer.max_value,
+        float(layer.threshold or 0.0),
+    )
+    if limit is None and threshold == 0.0:
+        return _named("leaky_relu", slope) if slope else _named("relu")
+    parameters = {"negative_slope": slope, "threshold": threshold}
+    if limit is not None:
+        parameters["max_value"] = float(limit)
+    return Activation(None, None, activations.moments("relu", **parameters))
+
+
+def _exponential(layer: keras.layers.ELU) -> Activation:
+    return Activation(None, None, activations.moments("elu", alpha=float(layer.alpha)))
+
+
+def _refuse_softmax(layer: keras.layers.Softmax) -> Activation:
+    raise InvalidArgument(f"{activations.REFUSED['softmax']} Received: activation={layer!r}")
+
+
+# The first type that fits decides, so a subclass stands before its base.
+_LAYERS: dict[type, Callable[[Any], Activation]] = {
+    keras.layers.PReLU: _parametric,
+    keras.layers.LeakyReLU: lambda layer: _named("leaky_relu", float(layer.negative_slope)),
+    keras.layers.ReLU: _rectified,
+    keras.layers.ELU: _exponential,
+    keras.layers.Softmax: _refuse_softmax,
+    keras.layers.Activation: lambda layer: _read(layer.activation),
+}
+
+_BUILT_IN: dict[Any, str] = {
+    getattr(keras.activations, name): name
+    for name in (*activations.NAMES, *activations.REFUSED)
+    if hasattr(keras.activations, name)
+}
+
+
+def _on_arrays(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Returns the function on NumPy arrays, whether it takes those or tensors of the backend."""
+
+    def on_arrays(x: Any) -> Any:
+        y = function(x)
+        return keras.ops.convert_to_numpy(y) if keras.ops.is_tensor(y) else y
+
+    return on_arrays

@@ -1,0 +1,154 @@
+"""Random arrays, addressed by element: the only random stage of keras_he.
+
+Element `i`, in row-major order, is the quantile of the `i`-th 32-bit word of one generator keyed by
+the seed and the shape. So a value depends on the seed, the shape and the law alone: not on the
+backend, the number of threads, the dtype (drawn in float32, rounded last), or what was drawn
+before. Two shapes under one seed are independent streams. A change of any value that a seed
+produces is a *Numbers* entry in the change log.
+"""
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_he import laws
+from keras_he.errors import invalid
+
+FILLS: dict[str, Callable[[float], laws.Fill]] = {
+    "normal": laws.normal,
+    "uniform": laws.uniform,
+    "truncated_normal": laws.truncated_normal,
+}
+# What a dtype is stored in. NumPy has no bfloat16: its bits are returned as uint16.
+STORAGE: dict[str, type[np.generic]] = {
+    "float16": np.float16,
+    "bfloat16": np.uint16,
+    "float32": np.float32,
+    "float64": np.float64,
+}
+LARGEST = {"float16": 65504.0, "bfloat16": 3.3e38, "float32": 3.4e38, "float64": 3.4e38}
+
+THREADS_VARIABLE = "KERAS_HE_NUM_THREADS"
+ALIGNMENT = 64  # bytes; what TensorFlow and JAX ask of memory that they take over
+
+_BLOCK = 2**18  # elements that a thread takes at a time
+_CHUNK = 2**16  # elements that stay in a core's cache through one law's arithmetic
+_FURTHEST = 6.4  # no law's value exceeds this many standard deviations
+
+Seed = int | tuple[int, ...]
+
+
+def draw(
+    law: str, shape: Sequence[int], std: float, seed: Seed, dtype: str, threads: int | None = None
+) -> NDArray[np.generic]:
+    """Returns an array of independent values of mean 0 and standard deviation `std`.
+
+    Args:
+        law: `"normal"`, `"uniform"` or `"truncated_normal"`.
+        shape: Shape of the array; with an axis of length 0 the array is empty.
+        std: Standard deviation of the values, at least 0.
+        seed: A non-negative integer, or several, which key the stream together with the shape.
+        dtype: `"float16"`, `"bfloat16"` (returned as its bits, uint16), `"float32"` or
+            `"float64"`, which holds the standard float32 draw times the float64 `std`.
+        threads: Number of threads; if None, `thread_count()`. It never changes a value.
+
+    Returns:
+        A C-contiguous array whose memory is aligned to `ALIGNMENT` bytes.
+
+    Raises:
+        InvalidArgument: If values of this `std` do not fit into `dtype`.
+    """
+    check_std(std, dtype)
+    values = aligned_empty(shape, STORAGE[dtype])
+    flat = values.reshape(-1)
+    starts = range(0, flat.size, _BLOCK)
+    threads = min(thread_count() if threads is None else threads, len(starts))
+    # Within these limits `std` goes into the law's float32 coefficients and costs nothing.
+    folded = dtype != "float64" and 2.0**-60 <= std <= 2.0**30
+    fill, factor = FILLS[law](std if folded else 1.0), 1.0 if folded else std
+    stream = np.random.SeedSequence(seed, spawn_key=(len(shape), *shape))
+
+    def block(start: int) -> None:
+        _fill_block(fill, stream, start, flat[start : start + _BLOCK], dtype, factor)
+
+    if threads > 1:
+        with ThreadPoolExecutor(threads, thread_name_prefix="keras_he") as pool:
+            for _ in pool.map(block, starts):
+                pass
+    else:
+        for start in starts:
+            block(start)
+    return values
+
+
+def thread_count() -> int:
+    """Returns the number of threads of a draw: `KERAS_HE_NUM_THREADS`, else the usable cores."""
+    setting = os.environ.get(THREADS_VARIABLE)
+    if setting is None:
+        affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
+        return len(affinity(0)) if affinity else os.cpu_count() or 1
+    if not (setting.isascii() and setting.isdigit() and int(setting) > 0):
+        raise invalid(THREADS_VARIABLE, "a positive integer", setting)
+    return int(setting)
+
+
+def check_std(std: float, dtype: str) -> None:
+    """Refuses a standard deviation whose values overflow `dtype`."""
+    if not (math.isfinite(std) and std * _FURTHEST <= LARGEST[dtype]):
+        raise invalid(
+            "std",
+            f"small enough for values of {_FURTHEST} times its size to fit into {dtype}",
+            std,
+            "It is the gain over the square root of the fan: use a smaller `gain=`.",
+        )
+
+
+def aligned_empty(shape: Sequence[int], dtype: type[np.generic]) -> NDArray[np.generic]:
+    """Returns an uninitialized C-contiguous array whose memory starts at `ALIGNMENT` bytes."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    first = -memory.ctypes.data % ALIGNMENT
+    return memory[first : first + size].view(dtype).reshape(shape)
+
+
+def store(
+    values: NDArray[np.float32], out: NDArray[np.generic], dtype: str, factor: float = 1.0
+) -> None:
+    """Writes `values * factor` to `out`, rounded to `dtype` last; bfloat16 as its bits."""
+    if dtype == "float64":
+        np.multiply(values, factor, out=out, dtype=np.float64)
+        return
+    if factor != 1.0:
+        values = np.multiply(values, np.float32(factor))
+    if dtype == "bfloat16":
+        bits = values.view(np.uint32)
+        # To nearest, ties to even: half a unit is added, less one where the last bit kept is 0.
+        out[...] = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
+    else:
+        out[...] = values
+
+
+def _fill_block(
+    fill: laws.Fill,
+    stream: np.random.SeedSequence,
+    first: int,
+    out: NDArray[np.generic],
+    dtype: str,
+    factor: float,
+) -> None:
+    """Fills `out` with the elements from `first` on, an even number."""
+    generator = np.random.PCG64DXSM(stream)
+    generator.advance(first // 2)  # one 64-bit output holds two words
+    scratch = np.empty((3, min(_CHUNK, len(out))), np.float32)
+    for start in range(0, len(out), _CHUNK):
+        target = out[start : start + _CHUNK]
+        raw = generator.random_raw((len(target) + 1) // 2)
+        words = raw.astype("<u8", copy=False).view("<i4")[: len(target)]
+        values = target if dtype == "float32" else scratch[2, : len(target)]
+        fill(words, values, scratch)
+        if values is not target or factor != 1.0:
+            store(values, target, dtype, factor)

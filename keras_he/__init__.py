@@ -19,6 +19,7 @@ from keras_he.initializers import (
     KaimingTruncatedNormal,
     KaimingUniform,
 )
+from keras_he.layers import layer_fans, register_kernels
 from keras_he.registry import names, register
 
 __version__ = "0.1.0"
@@ -31,7 +32,9 @@ __all__ = [
     "KaimingUniform",
     "KerasHeError",
     "fans",
+    "layer_fans",
     "names",
+    "register_kernels",
 ]
 
 register()

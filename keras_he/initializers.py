@@ -14,11 +14,11 @@ import keras
 import numpy as np
 
 from keras_he import geometry as geometries
-from keras_he.activations import Moments
 from keras_he.activations import gain as moments_gain
 from keras_he.errors import did_you_mean, invalid
 from keras_he.keras_activations import read_activation
 from keras_he.orthogonal import draw_orthogonal
+from keras_he.quadrature import Moments
 from keras_he.sampling import STORAGE, Seed, aligned_empty, check_std, draw
 from keras_he.tensors import is_tracing, to_tensor
 from keras_he.variance import checked_mode, standard_deviation
@@ -236,7 +236,7 @@ class KaimingTruncatedNormal(Kaiming):
 
 @keras.saving.register_keras_serializable("keras_he")
 class KaimingOrthogonal(Kaiming):
-    """Draws orthogonal kernels whose elements have the mean square `std²`, `std = gain / sqrt(fan)`.
+    """Draws orthogonal kernels whose elements have the mean square `(gain / sqrt(fan))²`.
 
     A kernel is a matrix from what one output unit sums over to the output channels, `Q·std·sqrt(n)`
     with `n` the longer of its sides; depthwise kernels have one per channel, grouped ones one per

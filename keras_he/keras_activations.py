@@ -14,9 +14,8 @@ import keras
 import numpy as np
 
 from keras_he import activations
-from keras_he.activations import Moments
 from keras_he.errors import InvalidArgument, invalid
-from keras_he.quadrature import moments_of
+from keras_he.quadrature import Moments, moments_of
 
 
 class Activation(NamedTuple):

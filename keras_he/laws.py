@@ -11,6 +11,7 @@ All arithmetic keeps the unit of the word: it works on `U = S·u` and `T = S·t`
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,7 +118,7 @@ def _polynomial(coefficients: list[np.float32], x: Values, out: Values) -> None:
         np.add(out, coefficient, out=out)
 
 
-def _tail(words: Words) -> NDArray[np.float64]:
+def _tail(words: Words) -> Any:
     """Returns the standard normal quantiles of words whose |u| is at least 0.979, in float64."""
     sign = words >> 31  # 0 or -1
     probability = (2147483647.5 - (words ^ sign)) * 2.0**-32
@@ -127,7 +128,7 @@ def _tail(words: Words) -> NDArray[np.float64]:
     return p / q * (2 * sign + 1)
 
 
-def _log(x: NDArray[np.float64]) -> NDArray[np.float64]:
+def _log(x: NDArray[Any]) -> Any:
     """Returns the natural logarithm, to 4e-8, from operations that are exact on every processor."""
     mantissa, exponent = np.frexp(x)
     centre = math.sqrt(0.5)

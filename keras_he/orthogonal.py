@@ -8,6 +8,7 @@ and the result is rounded to float32, so that it hardly depends on the LAPACK in
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ def draw_orthogonal(
     seed: Seed,
     dtype: str,
     threads: int | None = None,
-) -> NDArray[np.generic]:
+) -> NDArray[Any]:
     """Returns a kernel whose matrices have orthogonal columns (tall) or rows (wide).
 
     The columns (rows) are of equal length, such that the mean square of the elements is `std²`:
@@ -60,9 +61,7 @@ def draw_orthogonal(
     return out
 
 
-def _kernel(
-    stacked: NDArray[np.float64], matrices: Matrices, shape: Sequence[int]
-) -> NDArray[np.float64]:
+def _kernel(stacked: NDArray[Any], matrices: Matrices, shape: Sequence[int]) -> Any:
     """Returns matrices of shape (stack, rows, columns) with their axes put back in the kernel."""
     order = (*matrices.stack, *matrices.rows, *matrices.columns)
     apart = stacked.reshape([matrices.split[axis] for axis in order])

@@ -41,7 +41,7 @@ class Alias(NamedTuple):
     def from_config(self, config: Mapping[str, Any]) -> Kaiming:
         """Returns the initializer; `config` may add what the string leaves open, such as a seed."""
         for argument in config:
-            if argument in {*self.arguments, "gain"}:
+            if argument in {*self.arguments, "gain", "negative_slope"}:
                 raise invalid(
                     argument,
                     "left out beside a string, which says it already",

@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +45,7 @@ Seed = int | tuple[int, ...]
 
 def draw(
     law: str, shape: Sequence[int], std: float, seed: Seed, dtype: str, threads: int | None = None
-) -> NDArray[np.generic]:
+) -> NDArray[Any]:
     """Returns an array of independent values of mean 0 and standard deviation `std`.
 
     Args:
@@ -107,7 +108,7 @@ def check_std(std: float, dtype: str) -> None:
         )
 
 
-def aligned_empty(shape: Sequence[int], dtype: type[np.generic]) -> NDArray[np.generic]:
+def aligned_empty(shape: Sequence[int], dtype: type[np.generic]) -> NDArray[Any]:
     """Returns an uninitialized C-contiguous array whose memory starts at `ALIGNMENT` bytes."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     memory = np.empty(size + ALIGNMENT, np.uint8)
@@ -115,9 +116,7 @@ def aligned_empty(shape: Sequence[int], dtype: type[np.generic]) -> NDArray[np.g
     return memory[first : first + size].view(dtype).reshape(shape)
 
 
-def store(
-    values: NDArray[np.float32], out: NDArray[np.generic], dtype: str, factor: float = 1.0
-) -> None:
+def store(values: NDArray[np.float32], out: NDArray[Any], dtype: str, factor: float = 1.0) -> None:
     """Writes `values * factor` to `out`, rounded to `dtype` last; bfloat16 as its bits."""
     if dtype == "float64":
         np.multiply(values, factor, out=out, dtype=np.float64)
@@ -136,7 +135,7 @@ def _fill_block(
     fill: laws.Fill,
     stream: np.random.SeedSequence,
     first: int,
-    out: NDArray[np.generic],
+    out: NDArray[Any],
     dtype: str,
     factor: float,
 ) -> None:

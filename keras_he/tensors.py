@@ -17,7 +17,7 @@ from keras_he.sampling import ALIGNMENT
 _WORTH_SHARING = 2**16  # bytes
 
 
-def to_tensor(array: NDArray[np.generic], dtype: str) -> Any:
+def to_tensor(array: NDArray[Any], dtype: str) -> Any:
     """Returns the array as a tensor of the Keras backend, on the device that Keras would choose.
 
     Args:
@@ -31,7 +31,7 @@ def to_tensor(array: NDArray[np.generic], dtype: str) -> Any:
 
 
 def is_tracing() -> bool:
-    """Returns whether values are symbolic here: inside `tf.function`, `jax.jit`, `torch.compile`."""
+    """Returns whether values are symbolic here: in `tf.function`, `jax.jit` or `torch.compile`."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
@@ -48,11 +48,11 @@ def is_tracing() -> bool:
     return False
 
 
-def _shareable(array: NDArray[np.generic]) -> bool:
+def _shareable(array: NDArray[Any]) -> bool:
     return array.nbytes >= _WORTH_SHARING and array.ctypes.data % ALIGNMENT == 0
 
 
-def _tensorflow(array: NDArray[np.generic], dtype: str) -> Any:
+def _tensorflow(array: NDArray[Any], dtype: str) -> Any:
     import tensorflow as tf
 
     if _shareable(array):
@@ -62,7 +62,7 @@ def _tensorflow(array: NDArray[np.generic], dtype: str) -> Any:
     return tf.bitcast(tensor, tf.bfloat16) if dtype == "bfloat16" else tensor
 
 
-def _jax(array: NDArray[np.generic], dtype: str) -> Any:
+def _jax(array: NDArray[Any], dtype: str) -> Any:
     import jax
 
     if dtype == "bfloat16":
@@ -72,7 +72,7 @@ def _jax(array: NDArray[np.generic], dtype: str) -> Any:
     return jax.device_put(array) if _shareable(array) else jax.numpy.array(array)
 
 
-def _torch(array: NDArray[np.generic], dtype: str) -> Any:
+def _torch(array: NDArray[Any], dtype: str) -> Any:
     import torch
 
     if dtype == "bfloat16":
@@ -80,7 +80,7 @@ def _torch(array: NDArray[np.generic], dtype: str) -> Any:
     return torch.from_numpy(array)
 
 
-def _copied(array: NDArray[np.generic], dtype: str) -> Any:
+def _copied(array: NDArray[Any], dtype: str) -> Any:
     """Returns what any other backend of Keras (NumPy, OpenVINO) converts by itself."""
     if dtype == "bfloat16":
         return (array.astype(np.uint32) << 16).view(np.float32)

@@ -2,9 +2,9 @@
 
 import math
 
-from keras_he.activations import Moments
 from keras_he.errors import did_you_mean, invalid
 from keras_he.geometry import Fans
+from keras_he.quadrature import Moments
 
 MODES = ("fan_in", "fan_out", "fan_avg")
 

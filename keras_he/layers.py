@@ -1,0 +1,312 @@
+"""The kernels of a Keras layer, and how it uses each: one table from layer types to rules.
+
+A rule says it of the weights that a layer holds itself; the layers inside a layer are found and
+asked in turn. A layer that holds trainable weights without a rule is an error, never a guess: its
+author tells with `register_kernels`. Rules are inherited, but not for the weights that a subclass
+adds.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import reduce
+from typing import Any, NamedTuple
+
+import keras
+
+from keras_he.errors import InvalidArgument, invalid
+from keras_he.geometry import Fans, Geometry, geometry_fans, make_geometry
+from keras_he.sublayers import own_trainable_weights, sublayers
+
+# From the path of an attribute ("kernel", "cell.kernel") to the arguments of `fans` for it, or from
+# a name to a layer inside, which stands under that name.
+Kernels = Mapping[str, "Mapping[str, Any] | keras.layers.Layer"]
+Rule = Callable[[Any], Kernels]
+
+
+class Kernel(NamedTuple):
+    """A kernel of a layer: the variable, and how it is used."""
+
+    variable: Any
+    geometry: Geometry
+
+
+def layer_fans(layer: keras.layers.Layer) -> dict[str, Fans]:
+    """Returns the fans of each kernel of a built layer, as the layer uses it.
+
+    Args:
+        layer: Any built layer, layers inside layers and models included.
+
+    Returns:
+        From the kernel's name to its `Fans`. The name is that of the layer's attribute
+        (`"kernel"`, `"recurrent_kernel"`, `"depthwise_kernel"`), after the names of the layers on
+        the way to it (`"query/kernel"`, `"forward_layer/kernel"`). Biases, slopes, the parameters
+        of normalisations, LoRA's pairs and untrained weights are no kernels.
+
+    Raises:
+        InvalidArgument: If the layer is not built, or holds trainable weights that no rule speaks
+            of; all such layers are named in one error.
+
+    Example:
+        >>> import keras, keras_he
+        >>> layer = keras.layers.SeparableConv2D(32, 3)
+        >>> layer.build((None, 16, 16, 8))
+        >>> keras_he.layer_fans(layer)["depthwise_kernel"]
+        Fans(fan_in=9.0, fan_out=9.0)
+        >>> keras_he.layer_fans(layer)["pointwise_kernel"]
+        Fans(fan_in=8.0, fan_out=32.0)
+    """
+    return {
+        name: geometry_fans(kernel.variable.shape, kernel.geometry)
+        for name, kernel in layer_kernels(layer).items()
+    }
+
+
+def register_kernels(layer_class: type, function: Rule) -> None:
+    """Says which weights of your own layer are kernels, and how the layer uses them.
+
+    Args:
+        layer_class: The layer's class. Its subclasses inherit the rule.
+        function: Takes a built layer and returns a dict from the attribute that holds a kernel to
+            the arguments of `keras_he.fans` for it, `{}` for a dense kernel or a plain convolution.
+            Trainable weights that are not in it are taken for biases, scales and the like. Layers
+            inside the layer speak for themselves.
+
+    Raises:
+        InvalidArgument: If `layer_class` is not a layer class, or `function` cannot be called.
+
+    Example:
+        >>> import keras, keras_he
+        >>> class Upsample(keras.layers.Layer):
+        ...     def build(self, shape):
+        ...         self.taps = self.add_weight(shape=(4, 4, 8, shape[-1]), name="taps")
+        ...     def call(self, x):
+        ...         return keras.ops.conv_transpose(x, self.taps, strides=2, padding="same")
+        >>> rule = lambda layer: {"taps": {"geometry": "transpose", "strides": 2}}
+        >>> keras_he.register_kernels(Upsample, rule)
+        >>> layer = Upsample()
+        >>> layer.build((None, 8, 8, 16))
+        >>> keras_he.layer_fans(layer)
+        {'taps': Fans(fan_in=64.0, fan_out=128.0)}
+    """
+    if not (isinstance(layer_class, type) and issubclass(layer_class, keras.layers.Layer)):
+        raise invalid("layer_class", "a subclass of `keras.layers.Layer`", layer_class)
+    if not callable(function):
+        raise invalid("function", "a function from a layer to a dict of its kernels", function)
+    RULES[layer_class] = function
+
+
+def layer_kernels(layer: keras.layers.Layer) -> dict[str, Kernel]:
+    """Returns the kernels of a built layer by name; see `layer_fans`."""
+    if not isinstance(layer, keras.layers.Layer):
+        raise invalid("layer", "a Keras layer", layer)
+    kernels: dict[str, Kernel] = {}
+    problems: list[str] = []
+    for name, found in _walk(layer, ""):
+        if isinstance(found, Kernel):
+            kernels[name] = found
+        else:
+            problems.append(f"{layer.name}/{name}".rstrip("/") + f": {found}")
+    if problems:
+        raise InvalidArgument("`layer` must have known kernels.\n" + "\n".join(problems))
+    return kernels
+
+
+def _walk(layer: keras.layers.Layer, path: str) -> Iterator[tuple[str, Kernel | str]]:
+    """Yields each kernel at or below `path`, and in place of what is not known the reason."""
+    if not layer.built:
+        yield path, f"{type(layer).__name__} is not built. Call it once, or its `build`."
+        return
+    known = next((cls for cls in type(layer).__mro__ if cls in RULES), None)
+    try:
+        rule = _checked(RULES[known](layer)) if known else {}
+        own, inside = _own_kernels(layer, rule), _inside(layer, rule)
+    except (InvalidArgument, AttributeError) as error:
+        yield path, str(error)
+        return
+    for name, kernel in own.items():
+        yield _join(path, name), kernel
+    if known is not type(layer):
+        unknown = _unspoken_weights(layer, known, [kernel.variable for kernel in own.values()])
+        if unknown:
+            yield path, _no_rule(type(layer), unknown)
+    for name, inner in inside.items():
+        yield from _walk(inner, _join(path, name))
+
+
+def _checked(rule: Any) -> Kernels:
+    """Returns what a rule said, if it has the form that `register_kernels` asks for."""
+    form = "a dict from attributes to arguments of `keras_he.fans`"
+    if not isinstance(rule, Mapping):
+        raise invalid("kernels", form, rule)
+    for arguments in rule.values():
+        if isinstance(arguments, keras.layers.Layer):
+            continue
+        if not isinstance(arguments, Mapping) or not set(arguments) <= set(_PLAIN):
+            raise invalid("kernels", f"{form}: {', '.join(_PLAIN)}", arguments)
+    return rule
+
+
+def _own_kernels(layer: keras.layers.Layer, rule: Kernels) -> dict[str, Kernel]:
+    kernels = {}
+    for attribute, arguments in rule.items():
+        if isinstance(arguments, keras.layers.Layer):
+            continue
+        variable = reduce(getattr, attribute.split("."), layer)
+        kernel = Kernel(variable, make_geometry(**{**_PLAIN, **arguments}))
+        geometry_fans(variable.shape, kernel.geometry)  # raises where they do not fit
+        kernels[attribute.rpartition(".")[2]] = kernel
+    return kernels
+
+
+def _inside(layer: keras.layers.Layer, rule: Kernels) -> dict[str, keras.layers.Layer]:
+    """Returns the layers inside by name: those the rule names, then the others by their own."""
+    inside = {name: inner for name, inner in rule.items() if isinstance(inner, keras.layers.Layer)}
+    spoken_for = {id(inner) for inner in inside.values()}
+    spoken_for |= {id(getattr(layer, name.partition(".")[0])) for name in rule if "." in name}
+    for inner in sublayers(layer):
+        if id(inner) not in spoken_for:
+            name, copies = inner.name, 1
+            while name in inside:  # names are unique within a model, not within a layer
+                copies += 1
+                name = f"{inner.name}_{copies}"
+            inside[name] = inner
+    return inside
+
+
+def _unspoken_weights(
+    layer: keras.layers.Layer, known: type | None, kernels: list[Any]
+) -> list[Any]:
+    """Returns the trainable weights that the layer holds itself and no rule speaks of.
+
+    Where a base class has a rule, vectors are taken for more of its biases and scales.
+    """
+    spoken_for = {id(kernel) for kernel in (*kernels, getattr(layer, "bias", None))}
+    return [
+        weight
+        for weight in own_trainable_weights(layer)
+        if id(weight) not in spoken_for
+        and not (known and len(weight.shape) < 2)
+        and not weight.name.startswith("lora_")
+    ]
+
+
+def _no_rule(layer_class: type, weights: list[Any]) -> str:
+    named = ", ".join(f"{weight.name} {tuple(weight.shape)}" for weight in weights)
+    return (
+        f"no rule says how {layer_class.__name__} uses {named}. Say it with "
+        f"`keras_he.register_kernels({layer_class.__name__}, lambda layer: "
+        f'{{"{weights[0].name}": {{…}}}})`, with the arguments of `keras_he.fans`.'
+    )
+
+
+def _join(path: str, name: str) -> str:
+    return "/".join(part for part in (path, name) if part)
+
+
+_PLAIN = {
+    "geometry": None,
+    "strides": 1,
+    "groups": 1,
+    "gates": 1,
+    "input_axes": None,
+    "output_axes": None,
+}
+
+
+def _no_kernels(layer: Any) -> Kernels:
+    return {}
+
+
+def _einsum(layer: keras.layers.EinsumDense) -> Kernels:
+    inputs, rest = layer.equation.replace(" ", "").split(",")
+    kernel, outputs = rest.split("->")
+    alone = set(inputs) - set(kernel) - set(outputs) - {"."}
+    if alone:
+        raise InvalidArgument(
+            f"the equation {layer.equation!r} sums over {', '.join(sorted(alone))}, which is no "
+            "axis of the kernel, so its length, a factor of fan_in, is not known from the layer."
+        )
+    return {
+        "kernel": {
+            "input_axes": [i for i, axis in enumerate(kernel) if axis not in outputs],
+            "output_axes": [i for i, axis in enumerate(kernel) if axis not in inputs],
+        }
+    }
+
+
+def _convolution(layer: Any) -> Kernels:
+    return {"kernel": {"strides": layer.strides, "groups": layer.groups}}
+
+
+def _depthwise(layer: Any) -> Kernels:
+    return {"kernel": {"geometry": "depthwise", "strides": layer.strides}}
+
+
+def _separable(layer: Any) -> Kernels:
+    depthwise = {"geometry": "depthwise", "strides": layer.strides}
+    return {"depthwise_kernel": depthwise, "pointwise_kernel": {}}
+
+
+def _transposed(layer: Any) -> Kernels:
+    return {"kernel": {"geometry": "transpose", "strides": layer.strides}}
+
+
+_LOOKUP = {"input_axes": (), "output_axes": (1,)}  # an output unit reads one row
+
+
+def _reversible(layer: Any) -> Kernels:
+    # Tied, the one matrix is a lookup first; its second use, as a dense kernel, is not counted.
+    lookup: Kernels = {"embeddings": _LOOKUP}
+    return lookup if layer.tie_weights else {**lookup, "reverse_embeddings": {}}
+
+
+def _recurrent(gates: int) -> Rule:
+    return lambda cell: {"kernel": {"gates": gates}, "recurrent_kernel": {"gates": gates}}
+
+
+def _convolutional_recurrent(layer: Any) -> Kernels:
+    return {
+        "cell.kernel": {"strides": layer.strides, "gates": 4},
+        "cell.recurrent_kernel": {"gates": 4},
+    }
+
+
+def _additive_attention(layer: Any) -> Kernels:
+    # A score is the sum of `scale * tanh(query + key)` over the channels.
+    return {"scale": {"input_axes": (0,), "output_axes": ()}} if layer.use_scale else {}
+
+
+def _bidirectional(layer: keras.layers.Bidirectional) -> Kernels:
+    return {"forward_layer": layer.forward_layer, "backward_layer": layer.backward_layer}
+
+
+_BUILT_IN: dict[str, Rule] = {
+    "Dense": lambda layer: {"kernel": {}},
+    "EinsumDense": _einsum,
+    "Embedding": lambda layer: {"embeddings": _LOOKUP},
+    "ReversibleEmbedding": _reversible,
+    "SimpleRNNCell": _recurrent(1),
+    "GRUCell": _recurrent(3),
+    "LSTMCell": _recurrent(4),
+    "RNN": lambda layer: {"": layer.cell},
+    "StackedRNNCells": lambda layer: {str(i): cell for i, cell in enumerate(layer.cells)},
+    "Bidirectional": _bidirectional,
+    "Wrapper": lambda layer: {"layer": layer.layer},
+    **dict.fromkeys(["Conv1D", "Conv2D", "Conv3D"], _convolution),
+    **dict.fromkeys(["Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"], _transposed),
+    **dict.fromkeys(["DepthwiseConv1D", "DepthwiseConv2D"], _depthwise),
+    **dict.fromkeys(["SeparableConv1D", "SeparableConv2D"], _separable),
+    **dict.fromkeys(["ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"], _convolutional_recurrent),
+    "AdditiveAttention": _additive_attention,
+    "Attention": _no_kernels,  # its `scale` is a factor of the scores, one number
+    "BatchNormalization": _no_kernels,
+    "GroupNormalization": _no_kernels,
+    "LayerNormalization": _no_kernels,
+    "PReLU": _no_kernels,
+    "RMSNormalization": _no_kernels,
+}
+
+RULES: dict[type, Rule] = {
+    getattr(keras.layers, name): rule
+    for name, rule in _BUILT_IN.items()
+    if hasattr(keras.layers, name)  # ReversibleEmbedding is younger than Keras 3.12
+}

@@ -1,0 +1,20 @@
+"""What is directly inside a layer, for which Keras has no public way: the only private names.
+
+`Layer._flatten_layers` and `Layer._trainable_variables` were tried on Keras 3.12.4 and 3.15.1;
+`tests/test_layers.py` runs on the oldest and the newest Keras.
+"""
+
+from typing import Any
+
+import keras
+
+
+def sublayers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """Returns the layers directly inside `layer`, each once, in the order they were set."""
+    return list(layer._flatten_layers(include_self=False, recursive=False))
+
+
+def own_trainable_weights(layer: keras.layers.Layer) -> list[Any]:
+    """Returns the trainable weights that `layer` alone holds, frozen ones included."""
+    inner = {id(weight) for child in sublayers(layer) for weight in child.weights}
+    return [weight for weight in layer._trainable_variables if id(weight) not in inner]

@@ -1,0 +1,49 @@
+"""Fixtures that several test modules share."""
+
+import inspect
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Lets pass what Keras itself warns of."""
+    config.addinivalue_line(
+        "filterwarnings",
+        # Keras' variables and PyTorch's tensors have no such keyword, and NumPy 2 wants one.
+        "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning",
+    )
+
+
+@pytest.fixture(scope="session")
+def run_python(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Returns a function that runs code in a fresh process and returns what it prints.
+
+    The process starts in an empty folder and inherits the environment, so that `KERAS_BACKEND`
+    holds there too. Code that fails fails the test, with the end of what it wrote to stderr.
+    """
+
+    def run(*parts: Any, python: str = sys.executable, **environment: str) -> str:
+        """Runs one script out of its parts: code, or functions and classes for their source."""
+        folder = tmp_path_factory.mktemp("process")
+        script = Path(folder, "script.py")
+        code = (part if isinstance(part, str) else inspect.getsource(part) for part in parts)
+        script.write_text("\n\n".join(code), encoding="utf-8")
+        done = subprocess.run(
+            [python, script],
+            cwd=folder,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            pytest.fail(f"exit code {done.returncode}, stderr ends in\n{done.stderr[-4000:]}")
+        return done.stdout
+
+    return run

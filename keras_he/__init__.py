@@ -11,6 +11,7 @@ if os.environ.get("TF_USE_LEGACY_KERAS") in ("1", "true", "True"):  # the values
         "keras_he needs Keras 3, and TF_USE_LEGACY_KERAS makes tf.keras Keras 2: unset it."
     )
 
+from keras_he.activations import DepthFactors
 from keras_he.errors import KerasHeError
 from keras_he.geometry import Fans, fans
 from keras_he.initializers import (
@@ -19,19 +20,23 @@ from keras_he.initializers import (
     KaimingTruncatedNormal,
     KaimingUniform,
 )
+from keras_he.keras_activations import depth_factors, gain
 from keras_he.layers import layer_fans, register_kernels
 from keras_he.registry import names, register
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "DepthFactors",
     "Fans",
     "KaimingNormal",
     "KaimingOrthogonal",
     "KaimingTruncatedNormal",
     "KaimingUniform",
     "KerasHeError",
+    "depth_factors",
     "fans",
+    "gain",
     "layer_fans",
     "names",
     "register_kernels",

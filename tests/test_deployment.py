@@ -223,9 +223,9 @@ REFUSED = {
     ),
     "missing input": ({}, "`inputs` must be image. Received: inputs="),
     "wrong rank": (
-        {"image": IMAGE[0]},
+        {"image": IMAGE[..., 0]},
         "`image` must be float32 of shape (None, 16, 16, 3), None being any size. "
-        "Received: image=float32 of shape (16, 16, 3)",
+        "Received: image=float32 of shape (2, 16, 16)",
     ),
     "rank too high": ({"image": IMAGE[None]}, "Received: image=float32 of shape (1, 2, 16, 16, 3)"),
     "wrong size": ({"image": IMAGE[:, :8]}, "Received: image=float32 of shape (2, 8, 16, 3)"),

@@ -1,0 +1,206 @@
+"""The tests can fail: each mutant is patched in, and the test that guards against it must object.
+
+The guards are the tests of this suite themselves, called on the mutant, not copies of them.
+"""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+import test_initializers
+import test_layers
+import test_names
+import test_orthogonal
+import test_sampling
+
+import keras_he
+from keras_he import (
+    activations,
+    geometry,
+    initializers,
+    laws,
+    layers,
+    orthogonal,
+    registry,
+    sampling,
+    variance,
+)
+from keras_he import keras_activations as read
+from keras_he.quadrature import Moments
+
+
+def he_prelu():
+    test_initializers.test_he_prelu_has_the_papers_standard_deviation()
+
+
+def rectifier(second_moment):
+    """Returns a stand-in for `activations.moments` by the rule given for a slope."""
+
+    def moments(name, **parameters):
+        slope = {"relu": 0.0, "linear": 1.0}.get(name, parameters.get("negative_slope"))
+        return Moments(*[second_moment(slope)] * 3)
+
+    return moments
+
+
+def fans_swapped(patch):
+    right = geometry.geometry_fans
+    wrong = lambda *arguments: geometry.Fans(*reversed(right(*arguments)))  # noqa: E731
+    patch.setattr(geometry, "geometry_fans", wrong)
+    patch.setattr(layers, "geometry_fans", wrong)
+    yield lambda: test_layers.test_dense_has_the_oracles_fans(5, 7)
+    yield lambda: test_initializers.test_dense_is_drawn_with_the_oracles_fans(patch)
+
+
+def stride_ignored_in_transposed_fans(patch):
+    right = geometry.geometry_fans
+
+    def wrong(shape, how):
+        return right(shape, how._replace(strides=(1,)) if how.kind == "transpose" else how)
+
+    patch.setattr(geometry, "geometry_fans", wrong)
+    patch.setattr(layers, "geometry_fans", wrong)
+    arguments = {"filters": 3, "kernel_size": (3, 3), "strides": (2, 2)}
+    layer = keras.layers.Conv2DTranspose
+    yield lambda: test_layers.test_transposed_convolutions_have_the_oracles_fans(
+        layer, 5, arguments
+    )
+    yield lambda: test_initializers.test_convolutions_are_drawn_with_the_oracles_fans(
+        patch, layer, arguments
+    )
+
+
+def truncation_uncorrected(patch):
+    patch.setattr(laws, "_TRUNCATED_STD", 1.0)
+    yield lambda: test_sampling.test_draws_follow_their_law("truncated_normal", "float32")
+
+
+def slope_unsquared(patch):
+    patch.setattr(activations, "moments", rectifier(lambda slope: (1 + slope) / 2))
+    yield he_prelu
+
+
+def gain_of_relu_for_prelu(patch):
+    patch.setattr(activations, "moments", rectifier(lambda slope: 0.5))
+    yield he_prelu
+
+
+def law_ignored(patch):
+    for law in ("uniform", "truncated_normal"):
+        patch.setitem(sampling.FILLS, law, laws.normal)
+    for law in ("uniform", "truncated_normal"):
+        yield lambda law=law: test_sampling.test_draws_follow_their_law(law, "float32")
+
+
+def seed_ignored(patch):
+    right = sampling.draw
+    wrong = lambda law, shape, std, seed, *rest: right(law, shape, std, 0, *rest)  # noqa: E731
+    patch.setattr(test_sampling, "draw", wrong)
+    patch.setattr(initializers, "draw", wrong)
+    yield lambda: test_sampling.test_seeds_and_blocks_are_uncorrelated("normal")
+    yield lambda: test_initializers.test_calls_with_one_seed_are_equal_and_with_a_generator_not(
+        "normal"
+    )
+
+
+def float32_draw_skipped_for_bfloat16(patch):
+    """Words of eight bits, which is what a draw in bfloat16 takes."""
+    right = sampling.draw
+
+    def wrong(law, shape, std, seed, dtype, threads=None):
+        fill = sampling.FILLS[law]
+
+        def coarse(std):
+            def filled(words, values, scratch):
+                fill(std)(words & -(2**24), values, scratch)
+
+            return filled
+
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setitem(sampling.FILLS, law, coarse)
+            return right(law, shape, std, seed, dtype, threads)
+
+    patch.setattr(test_sampling, "draw", wrong)
+    yield test_sampling.test_bfloat16_has_many_values_and_few_zeros
+
+
+def alias_under_a_keras_name(patch):
+    right = registry.aliases
+    wrong = lambda: {**right(), "he_normal": keras_he.KaimingNormal}  # noqa: E731
+    patch.setattr(registry, "aliases", wrong)
+
+    def guard():
+        patch.setattr(test_names, "NAMES", keras_he.names())  # taken when the module was imported
+        test_names.test_no_name_is_a_public_name_of_keras("initializers")
+
+    yield guard
+
+
+def orthogonal_without_the_sign_fix(patch):
+    right = np.linalg.qr
+
+    def wrong(matrix):
+        q, r = right(matrix)
+        return q, np.abs(r)
+
+    patch.setattr(orthogonal.np.linalg, "qr", wrong)
+    yield test_orthogonal.test_matrices_are_uniform_over_the_group
+    yield test_orthogonal.test_it_is_the_orthogonal_factor_of_its_normal_draw
+
+
+def uniform_without_sqrt_3(patch):
+    patch.setitem(sampling.FILLS, "uniform", lambda std: laws.uniform(std / math.sqrt(3)))
+    yield lambda: test_sampling.test_draws_follow_their_law("uniform", "float32")
+
+
+def per_channel_slopes_averaged_before_squaring(patch):
+    patch.setattr(read, "_root_mean_square", lambda argument, value: float(np.mean(value)))
+    yield test_initializers.test_per_channel_slopes_count_by_their_root_mean_square
+
+
+def fan_avg_of_the_fans_alone(patch):
+    right = variance.standard_deviation
+
+    def wrong(gain, fans, mode):
+        if mode == "fan_avg" and isinstance(gain, Moments):
+            gain = activations.gain(gain, mode)
+        return right(gain, fans, mode)
+
+    patch.setattr(initializers, "standard_deviation", wrong)
+    yield test_initializers.test_fan_avg_is_the_mean_of_both_conditions_not_of_the_fans
+
+
+MUTANTS = [
+    fans_swapped,
+    stride_ignored_in_transposed_fans,
+    truncation_uncorrected,
+    slope_unsquared,
+    gain_of_relu_for_prelu,
+    law_ignored,
+    seed_ignored,
+    float32_draw_skipped_for_bfloat16,
+    alias_under_a_keras_name,
+    orthogonal_without_the_sign_fix,
+    uniform_without_sqrt_3,
+    per_channel_slopes_averaged_before_squaring,
+    fan_avg_of_the_fans_alone,
+]
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
+def test_the_suite_kills(mutant):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KERAS_HE_NUM_THREADS", "1")
+        for guard in mutant(patch):
+            with pytest.raises(AssertionError):
+                guard()
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
+def test_without_the_mutant_its_guards_pass(mutant):
+    with pytest.MonkeyPatch.context() as patch:
+        guards = list(mutant(patch))
+        patch.undo()
+        for guard in guards:
+            guard()

@@ -343,7 +343,7 @@ class _Integral:
         narrow = 2.0 * panels.half <= max(1e-11, 128.0 * self.noise) * np.maximum(panels.reach, 1.0)
         self.totals[0] += fit.sums[open_ & (far | narrow), 0].sum()
         hidden = open_ & narrow & ~far
-        self.risk[0] += fit.sums[hidden, 0].sum()
+        self.risk[0] += (fit.mass * np.ptp(panels.values**2, axis=1))[hidden].sum()
         self.risk[1] += (fit.mass * panels.steepest**2)[hidden].sum()
         return panels[open_ & ~far & ~narrow]
 

@@ -116,6 +116,11 @@ CASES = {
         lambda x: 0 * x,
         tuple((np.arange(-32, 32) + 0.5) / 16),
     ),
+    "uneven_quantizer": Case(
+        lambda x: np.round(np.clip(x, -2, 2) * 16 + 0.123) / 16,
+        lambda x: 0 * x,
+        tuple((np.arange(-32, 33) + 0.377) / 16),
+    ),
     "sign": Case(np.sign, lambda x: 0 * x, (0.0,)),
     "tent": Case(  # three kinks within 0.002
         lambda x: x + np.maximum(0, 0.001 - np.abs(x - 0.7123)),
@@ -160,7 +165,7 @@ def test_a_function_of_the_backend_is_integrated(name):
     assert_moments(moments_of(on_arrays), np.array(moments(name)), SINGLE)
 
 
-@pytest.mark.parametrize("name", ["staircase", "quantizer", "sign"])
+@pytest.mark.parametrize("name", ["staircase", "quantizer", "uneven_quantizer", "sign"])
 def test_a_staircase_has_gradient_exactly_zero(name):
     assert moments_of(CASES[name].function)[1:] == (0.0, 0.0)
 
@@ -215,6 +220,12 @@ def test_few_calls_suffice(name, calls):
     function = Counted(CASES[name].function)
     moments_of(function)
     assert function.calls <= calls
+
+
+def test_noise_is_told_from_structure_on_a_few_panels():
+    function = Counted(lambda x: np.tanh(x.astype("float32")).astype(float))
+    moments_of(function)
+    assert function.points <= 50_000
 
 
 def test_a_known_breakpoint_saves_the_search():

@@ -10,9 +10,20 @@ from difflib import get_close_matches
 
 _LONGEST_NAME = 64  # longer strings are not typos, and difflib is quadratic
 
-_repr = reprlib.Repr()
-_repr.maxstring = 80
-_repr.maxother = 80
+
+class _ShortRepr(reprlib.Repr):
+    """The representation of any value in few words; Python does not print very long integers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 80
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Returns a number, or how long it is."""
+        return repr(x) if x.bit_length() <= 256 else f"<int of {x.bit_length()} bits>"
+
+
+_repr = _ShortRepr()
 
 
 class KerasHeError(Exception):

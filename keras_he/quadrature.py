@@ -12,7 +12,7 @@ and what cannot be integrated to the accuracy that `moments_of` promises.
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -167,7 +167,8 @@ class _Rule(NamedTuple):
     slopes: _Array
 
 
-def _lobatto(count: int) -> _Rule:
+@cache
+def _lobatto(count: int = _NODES) -> _Rule:
     """Returns the Legendre-Gauss-Lobatto rule: its end nodes feel a kink close to an edge."""
     rows = np.eye(count)
     inner = legendre.legroots(legendre.legder(rows[-1]))
@@ -176,9 +177,6 @@ def _lobatto(count: int) -> _Rule:
     coefficients = np.linalg.inv(legendre.legvander(nodes, count - 1)).T
     slopes = np.stack([legendre.legval(nodes, legendre.legder(row)) for row in rows])
     return _Rule(nodes, weights, coefficients, slopes)
-
-
-_RULE = _lobatto(_NODES)
 
 
 @dataclass(frozen=True)
@@ -209,11 +207,11 @@ class _Panels:
     def of(
         cls, left: _Array, right: _Array, x: _Array, values: _Array, siblings: int = 1
     ) -> "_Panels":
-        coefficients = (values - values[:, :1]) @ _RULE.coefficients
+        coefficients = (values - values[:, :1]) @ _lobatto().coefficients
         slopes = 2.0 * np.abs(coefficients[:, 1]) / (x[:, -1] - x[:, 0])
         typical = np.repeat(np.median(slopes.reshape(-1, siblings), axis=1), siblings)
         density = np.exp(-0.5 * x * x) / math.sqrt(2.0 * math.pi)
-        weights = ((right - left) / 2.0)[:, None] * _RULE.weights * density
+        weights = ((right - left) / 2.0)[:, None] * _lobatto().weights * density
         steepest = np.full_like(left, np.inf)
         return cls(left, right, x, weights, values, coefficients, typical, steepest)
 
@@ -244,7 +242,7 @@ def _nodes(left: _Array, right: _Array, noise: float) -> _Array:
     """Returns the nodes, just inside the panel, so that a jump at its edge is not its own."""
     inset = 2.0 * noise * np.maximum(np.abs(left), np.abs(right))
     half = (right - left) / 2.0 - inset
-    return (left + right)[:, None] / 2.0 + half[:, None] * _RULE.nodes
+    return (left + right)[:, None] / 2.0 + half[:, None] * _lobatto().nodes
 
 
 @lru_cache(maxsize=8)
@@ -316,7 +314,7 @@ class _Integral:
         noise = self.noise * self.scale(panels)
         known = np.abs(panels.coefficients) > 2.0 * noise[:, None]
         known = np.logical_or.accumulate(known[:, ::-1], axis=1)[:, ::-1]
-        slopes = (panels.coefficients * known) @ _RULE.slopes / half[:, None]
+        slopes = (panels.coefficients * known) @ _lobatto().slopes / half[:, None]
         products = (values * values, slopes * slopes, panels.x * values * slopes)
         sums = np.stack([(weights * product).sum(axis=1) for product in products], axis=1)
         mass = weights.sum(axis=1)

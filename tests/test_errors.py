@@ -37,7 +37,7 @@ class Unprintable:
 # Arguments that are refused when the initializer is built, and the message.
 
 ACTIVATIONS = {
-    "typo": ("rleu", '`activation` must be .*Received: activation=\'rleu\'\nDid you mean "relu"'),
+    "typo": ("rleu", "`activation` must be .*Received: activation='rleu'\nDid you mean \"relu\""),
     "typo_of_prelu": ("preul", 'Did you mean "prelu"'),
     "typo_of_leaky_relu": ("leakyrelu", 'Did you mean "leaky_relu"'),
     "upper_case": ("ReLU", 'Did you mean "relu"'),
@@ -55,7 +55,7 @@ ACTIVATIONS = {
     "softmax_function": (keras.activations.softmax, "softmax"),
     "softmax_layer": (keras.layers.Softmax(), "softmax"),
     "log_softmax": ("log_softmax", "log_softmax"),
-    "random_prelu_layer": (random_prelu(), "Build it first, or write activation=\"prelu\""),
+    "random_prelu_layer": (random_prelu(), 'Build it first, or write activation="prelu"'),
     "unprintable": (Unprintable(), "activation=<Unprintable instance"),
 }
 
@@ -149,11 +149,19 @@ def test_bad_slope_is_refused(cls, value):
         cls("prelu", negative_slope=value)
 
 
-@pytest.mark.parametrize(
-    "slopes",
-    [[], [0.1, math.nan], [0.1, math.inf], [0.1, "a"], [0.1, None], [True, False], [1j], [[1], [1, 2]]],
-    ids=str,
+SLOPES = (
+    [],
+    [0.1, math.nan],
+    [0.1, math.inf],
+    [0.1, "a"],
+    [0.1, None],
+    [True, False],
+    [1j],
+    [[1], [1, 2]],
 )
+
+
+@pytest.mark.parametrize("slopes", SLOPES, ids=str)
 def test_bad_slopes_per_channel_are_refused(slopes):
     with refused("`negative_slope` must be .*number.* Received: negative_slope="):
         Normal("prelu", negative_slope=slopes)
@@ -399,7 +407,9 @@ def test_axes_that_overlap_are_refused(input_axes, output_axes):
         Normal(input_axes=input_axes, output_axes=output_axes)((2, 3, 4))
 
 
-KNOWN_DTYPES = '`dtype` must be one of "float16", "bfloat16", "float32", "float64". Received: dtype='
+KNOWN_DTYPES = (
+    '`dtype` must be one of "float16", "bfloat16", "float32", "float64". Received: dtype='
+)
 DTYPES = ("int8", "int32", "int64", "uint8", "uint32", "bool", "float8_e4m3fn", "float8_e5m2")
 
 
@@ -514,9 +524,7 @@ def assert_refused_call_moves_nothing(cls, arguments, shape, dtype):
 
 
 @every_class
-@pytest.mark.parametrize(
-    ("arguments", "shape", "dtype"), REFUSED_CALLS.values(), ids=REFUSED_CALLS
-)
+@pytest.mark.parametrize(("arguments", "shape", "dtype"), REFUSED_CALLS.values(), ids=REFUSED_CALLS)
 def test_refused_call_leaves_the_generator_where_it_stands(cls, arguments, shape, dtype):
     assert_refused_call_moves_nothing(cls, arguments, shape, dtype)
 
@@ -524,9 +532,7 @@ def test_refused_call_leaves_the_generator_where_it_stands(cls, arguments, shape
 def test_refused_column_leaves_the_generator_where_it_stands():
     # One element may hold the length of its column: 3e4 / 8 · 8 · 6.4 does not fit into float16.
     arguments = {"gain": 3e4}
-    assert_refused_call_moves_nothing(
-        keras_he.KaimingOrthogonal, arguments, (64, 64), "float16"
-    )
+    assert_refused_call_moves_nothing(keras_he.KaimingOrthogonal, arguments, (64, 64), "float16")
 
 
 @every_class

@@ -1,0 +1,78 @@
+"""Measures what keras_he costs before anything is drawn: its import, and the gain of an activation.
+
+    python benchmarks/startup.py
+
+Budgets: the import adds less than 50 ms to that of Keras; a gain that is not cached takes less than
+5 ms. Medians, each import in a fresh process; other load on the machine shows in the spread.
+"""
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+IMPORT = """
+import time
+import keras
+start = time.perf_counter()
+import keras_he
+print(1e3 * (time.perf_counter() - start))
+"""
+
+
+def import_times(count: int = 7) -> list[float]:
+    """Returns milliseconds that `import keras_he` takes after `import keras`."""
+    command = [sys.executable, "-c", IMPORT]
+    return [
+        float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        for _ in range(count)
+    ]
+
+
+def call_times(function: Callable[[], object], count: int = 15) -> list[float]:
+    """Returns milliseconds of each call."""
+    times = []
+    for _ in range(count):
+        start = time.perf_counter()
+        function()
+        times.append(1e3 * (time.perf_counter() - start))
+    return times
+
+
+def show(what: str, times: list[float]) -> None:
+    """Prints a row: median, smallest and largest."""
+    low, middle, high = min(times), statistics.median(times), max(times)
+    print(f"{what:<38}{middle:8.2f} ms   ({low:.2f} to {high:.2f})")
+
+
+def main() -> None:
+    """Prints the table."""
+    show("import keras_he, after keras", import_times())
+
+    import numpy as np
+
+    import keras_he
+    from keras_he import activations
+
+    def fresh(name: str) -> Callable[[], object]:
+        def run() -> None:
+            activations._moments.cache_clear()
+            keras_he.gain(name)
+
+        return run
+
+    for name in sorted(set(activations.KNOWN) - set(activations.REFUSED)):
+        show(f"gain({name!r}), not cached", call_times(fresh(name)))
+    callables = {
+        "np.tanh": np.tanh,
+        "lambda x: x**3": lambda x: x**3,
+        "lambda x: np.maximum(x - 0.3, 0)": lambda x: np.maximum(x - 0.3, 0),
+        "lambda x: np.where(x > 0.3, 1, x)": lambda x: np.where(x > 0.3, 1, x),
+    }
+    for text, function in callables.items():
+        show(f"gain({text})", call_times(lambda function=function: keras_he.gain(function)))
+
+
+if __name__ == "__main__":
+    main()

@@ -272,7 +272,8 @@ def _key(seed: Any) -> Seed:
             seed,
             "Or build the model before it is compiled: `model.build(input_shape)`.",
         )
-    return tuple(int(word) for word in keras.ops.convert_to_numpy(seed.next()))
+    # PyTorch has no uint32: a negative seed is the word there that it is elsewhere.
+    return tuple(int(word) % 2**32 for word in keras.ops.convert_to_numpy(seed.next()))
 
 
 def _checked_seed(seed: Any) -> Any:
@@ -294,15 +295,18 @@ def _generator(serialized: Mapping[str, Any], accepted: str) -> keras.random.See
     """Returns the SeedGenerator of a config, without looking up any other class."""
     config = serialized.get("config")
     if (
-        serialized.get("class_name") != "SeedGenerator"
-        or serialized.get("registered_name") is not None
-        or not isinstance(config, Mapping)
-        or not set(config) <= {"seed", "name"}
-        or not isinstance(config.get("name", ""), str)
-        or not isinstance(config.get("seed"), (int, type(None)))
+        serialized.get("class_name") == "SeedGenerator"
+        and serialized.get("registered_name") is None
+        and isinstance(config, Mapping)
+        and set(config) <= {"seed", "name"}
+        and isinstance(config.get("name", ""), str)
+        and type(config.get("seed")) in (int, type(None))
     ):
-        raise invalid("seed", accepted, serialized)
-    return keras.random.SeedGenerator(**config)
+        try:
+            return keras.random.SeedGenerator(**config)
+        except (ValueError, OverflowError):  # backends differ in the integers that they take
+            pass
+    raise invalid("seed", accepted, serialized)
 
 
 def _checked_gain(gain: Any) -> float:

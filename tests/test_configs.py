@@ -678,7 +678,6 @@ SEEDS = {
     "large_seed": {**GENERATOR, "config": {"seed": LARGE}},
     "larger_seed": {**GENERATOR, "config": {"seed": LARGER}},
     "seed_beyond_64_bits": {**GENERATOR, "config": {"seed": 2**64}},
-    "seed_below_zero": {**GENERATOR, "config": {"seed": -1}},
     "object_as_name": {**GENERATOR, "config": {"seed": 1, "name": {"class_name": "Tripwire"}}},
     "empty": {},
 }

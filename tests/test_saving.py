@@ -255,6 +255,7 @@ class Saved:
             save(path)
         (folder / f"{kind}.json").write_text(self.model.to_json())
         if kind in TRAINED:
+            self.model.reset_metrics()  # Keras 3.12 would return the mean over both steps
             self.loss = float(self.model.train_on_batch(batch(kind), target))
 
 

@@ -14,9 +14,13 @@ import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from keras_he.errors import did_you_mean, invalid
 
 GEOMETRIES = ("depthwise", "transpose")
+
+_LARGEST = 2**63 - 1  # NumPy's, for a size
 
 
 class Fans(NamedTuple):
@@ -114,15 +118,16 @@ def make_geometry(
     output_axes: Sequence[int] | None,
 ) -> Geometry:
     """Returns the arguments as a `Geometry`, or the error that says which of them is wrong."""
-    if geometry is not None and geometry not in GEOMETRIES:
+    if geometry is not None and not (isinstance(geometry, str) and geometry in GEOMETRIES):
         raise invalid(
             "geometry",
             'None, "depthwise" or "transpose"',
             geometry,
             did_you_mean(geometry, GEOMETRIES),
         )
-    steps = tuple(_counts("strides", strides))
-    split = Geometry(geometry, steps, _count("groups", groups), _count("gates", gates))
+    split = Geometry(
+        geometry, _counts("strides", strides), _count("groups", groups), _count("gates", gates)
+    )
     if input_axes is None and output_axes is None:
         if geometry is not None and (split.groups, split.gates) != (1, 1):
             raise invalid(
@@ -199,14 +204,20 @@ def matrix_axes(shape: Sequence[int], geometry: Geometry) -> Matrices:
 
 def checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
     """Returns the shape as a tuple of integers, none of them unknown or negative."""
-    accepted = "a sequence of known, non-negative integers"
     try:
-        sizes = tuple(operator.index(size) for size in shape)
+        sizes = tuple(integer(size) for size in shape)
     except TypeError:
-        raise invalid("shape", accepted, shape) from None
-    if any(size < 0 for size in sizes):
-        raise invalid("shape", accepted, shape)
+        sizes = (-1,)
+    if any(not 0 <= size <= _LARGEST for size in sizes):
+        raise invalid("shape", "a sequence of known, non-negative integers", shape)
     return sizes
+
+
+def integer(value: Any) -> int:
+    """Returns an integer of any kind, and raises `TypeError` for everything else, bool included."""
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError
+    return operator.index(value)
 
 
 def _named_axes(
@@ -255,23 +266,26 @@ def _strides(geometry: Geometry, spatial: int) -> tuple[int, ...]:
 
 def _count(argument: str, value: Any) -> int:
     try:
-        count = 0 if isinstance(value, bool) else operator.index(value)
+        count = integer(value)
     except TypeError:
         count = 0
-    if count < 1:
+    if not 1 <= count <= _LARGEST:
         raise invalid(argument, "an integer of at least 1", value)
     return count
 
 
-def _counts(argument: str, value: Any) -> Sequence[int]:
-    return [_count(argument, one) for one in (value if _is_sequence(value) else [value])]
+def _counts(argument: str, value: Any) -> tuple[int, ...]:
+    counts = tuple(_count(argument, one) for one in (value if _is_sequence(value) else [value]))
+    if not counts:
+        raise invalid(argument, "an integer of at least 1, or one per spatial axis", value)
+    return counts
 
 
 def _axes(argument: str, value: Any) -> tuple[int, ...]:
     try:
-        if not _is_sequence(value) or any(isinstance(axis, bool) for axis in value):
+        if not _is_sequence(value):
             raise TypeError
-        return tuple(operator.index(axis) for axis in value)
+        return tuple(integer(axis) for axis in value)
     except TypeError:
         raise invalid(argument, "a sequence of integers", value) from None
 

@@ -5,8 +5,6 @@ They subclass `keras.initializers.VarianceScaling` because Keras gives the axes 
 activation's name or a number, never an object; see `keras_he.keras_activations`.
 """
 
-import math
-import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -17,9 +15,9 @@ from keras_he import geometry as geometries
 from keras_he.activations import gain as moments_gain
 from keras_he.errors import did_you_mean, invalid
 from keras_he.keras_activations import read_activation
-from keras_he.orthogonal import draw_orthogonal
+from keras_he.orthogonal import draw_orthogonal, largest_element
 from keras_he.quadrature import Moments
-from keras_he.sampling import STORAGE, Seed, aligned_empty, check_std, draw
+from keras_he.sampling import FURTHEST, STORAGE, Seed, aligned_empty, check_std, draw
 from keras_he.tensors import is_tracing, to_tensor
 from keras_he.variance import checked_mode, standard_deviation
 
@@ -132,8 +130,12 @@ class Kaiming(keras.initializers.VarianceScaling):
         if 0 in shape:
             return to_tensor(aligned_empty(shape, STORAGE[dtype]), dtype)
         std = standard_deviation(self._factor, fans, self.mode)
-        check_std(std, dtype)
+        check_std(std, dtype, self._furthest(shape))  # before a generator moves on
         return to_tensor(self._draw(shape, std, _key(self.seed), dtype), dtype)
+
+    def _furthest(self, shape: tuple[int, ...]) -> float:
+        """Returns how many standard deviations a value can be away from 0."""
+        return FURTHEST
 
     def _draw(self, shape: tuple[int, ...], std: float, key: Seed, dtype: str) -> Any:
         return draw(self.law, shape, std, key, dtype)
@@ -251,6 +253,9 @@ class KaimingOrthogonal(Kaiming):
 
     law = "orthogonal"
 
+    def _furthest(self, shape: tuple[int, ...]) -> float:
+        return largest_element(geometries.matrix_axes(shape, self._geometry))
+
     def _draw(self, shape: tuple[int, ...], std: float, key: Seed, dtype: str) -> Any:
         matrices = geometries.matrix_axes(shape, self._geometry)
         return draw_orthogonal(matrices, shape, std, key, dtype)
@@ -272,8 +277,7 @@ def _key(seed: Any) -> Seed:
             seed,
             "Or build the model before it is compiled: `model.build(input_shape)`.",
         )
-    # PyTorch has no uint32: a negative seed is the word there that it is elsewhere.
-    return tuple(int(word) % 2**32 for word in keras.ops.convert_to_numpy(seed.next()))
+    return tuple(int(word) % 2**64 for word in keras.ops.convert_to_numpy(seed.next()))
 
 
 def _checked_seed(seed: Any) -> Any:
@@ -283,7 +287,7 @@ def _checked_seed(seed: Any) -> Any:
     if isinstance(seed, Mapping):
         return _generator(seed, accepted)
     try:
-        number = -1 if isinstance(seed, (bool, np.bool_)) else operator.index(seed)
+        number = geometries.integer(seed)
     except TypeError:
         number = -1
     if not 0 <= number <= _LARGEST_SEED:
@@ -304,20 +308,20 @@ def _generator(serialized: Mapping[str, Any], accepted: str) -> keras.random.See
     ):
         try:
             return keras.random.SeedGenerator(**config)
-        except (ValueError, OverflowError):  # backends differ in the integers that they take
+        except (ValueError, OverflowError, RuntimeError):  # backends take different integers
             pass
     raise invalid("seed", accepted, serialized)
 
 
 def _checked_gain(gain: Any) -> float:
     try:
-        value = math.nan if isinstance(gain, (str, bytes, bool, np.bool_)) else float(gain)
-    except (TypeError, ValueError, OverflowError):
-        value = math.nan
+        number = np.asarray(gain)
+    except (TypeError, ValueError, RuntimeError):  # of tensors that have no numbers here
+        number = np.asarray(None)
     # Its square is Keras' `scale`, which has to be a positive number too.
-    if not 1e-150 < value < 1e150:
+    if number.ndim or number.dtype.kind not in "iuf" or not 1e-150 < number < 1e150:
         raise invalid("gain", "a finite number above 0", gain)
-    return value
+    return float(number)
 
 
 def _refuse_beside_gain(activation: Any, negative_slope: Any) -> None:

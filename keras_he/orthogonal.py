@@ -41,13 +41,9 @@ def draw_orthogonal(
     Reference:
         Saxe et al. (2014), arXiv:1312.6120; Mezzadri (2007), arXiv:math-ph/0609050, on the signs.
     """
-
-    def length(axes: tuple[int, ...]) -> int:
-        return math.prod(matrices.split[axis] for axis in axes)
-
-    stack, rows, columns = map(length, (matrices.stack, matrices.rows, matrices.columns))
+    check_std(std, dtype, largest_element(matrices))
+    stack, rows, columns = _sizes(matrices)
     tall, short = max(rows, columns), min(rows, columns)
-    check_std(std * math.sqrt(tall), dtype)  # one element can hold a whole column
     normal = draw("normal", shape, 1.0, seed, "float32", threads)
     q, r = np.linalg.qr(normal.reshape(stack, tall, short).astype(np.float64))
     diagonal = np.diagonal(r, axis1=-2, axis2=-1)
@@ -59,6 +55,21 @@ def draw_orthogonal(
     out = aligned_empty(shape, STORAGE[dtype])
     store(np.ascontiguousarray(kernel, np.float32), out, dtype, factor)
     return out
+
+
+def largest_element(matrices: Matrices) -> float:
+    """Returns the largest value there can be, in units of `std`: one that is a whole column."""
+    _, rows, columns = _sizes(matrices)
+    return math.sqrt(max(rows, columns))
+
+
+def _sizes(matrices: Matrices) -> tuple[int, int, int]:
+    """Returns the number of matrices, of their rows, and of their columns."""
+    stack, rows, columns = (
+        math.prod(matrices.split[axis] for axis in axes)
+        for axes in (matrices.stack, matrices.rows, matrices.columns)
+    )
+    return stack, rows, columns
 
 
 def _kernel(stacked: NDArray[Any], matrices: Matrices, shape: Sequence[int]) -> Any:

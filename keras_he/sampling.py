@@ -38,7 +38,7 @@ ALIGNMENT = 64  # bytes; what TensorFlow and JAX ask of memory that they take ov
 
 _BLOCK = 2**18  # elements that a thread takes at a time
 _CHUNK = 2**16  # elements that stay in a core's cache through one law's arithmetic
-_FURTHEST = 6.4  # no law's value exceeds this many standard deviations
+FURTHEST = 6.4  # no law's value exceeds this many standard deviations
 
 Seed = int | tuple[int, ...]
 
@@ -97,12 +97,12 @@ def thread_count() -> int:
     return int(setting)
 
 
-def check_std(std: float, dtype: str) -> None:
-    """Refuses a standard deviation whose values overflow `dtype`."""
-    if not (math.isfinite(std) and std * _FURTHEST <= LARGEST[dtype]):
+def check_std(std: float, dtype: str, furthest: float = FURTHEST) -> None:
+    """Refuses a standard deviation of which `furthest` times overflow `dtype`."""
+    if not (math.isfinite(std) and std * furthest <= LARGEST[dtype]):
         raise invalid(
             "std",
-            f"small enough for values of {_FURTHEST} times its size to fit into {dtype}",
+            f"small enough for values of {furthest:.3g} times its size to fit into {dtype}",
             std,
             "It is the gain over the square root of the fan: use a smaller `gain=`.",
         )

@@ -692,6 +692,15 @@ def test_hostile_generator_is_refused(enter, seed):
 
 @pytest.mark.usefixtures("watched")
 @every_entrance
+def test_generator_that_only_another_backend_can_make_is_refused(enter):
+    if keras.backend.backend() == "tensorflow":
+        pytest.skip("TensorFlow, whose seeds have 64 bits, is the other backend")
+    seed = {**GENERATOR, "config": {"seed": 2**40}}
+    assert_refused_shortly(enter, {"seed": seed}, "`seed` must be")
+
+
+@pytest.mark.usefixtures("watched")
+@every_entrance
 @pytest.mark.parametrize("argument", UNBOUNDED)
 @pytest.mark.parametrize("number", [LARGE, LARGER], ids=["large", "larger"])
 def test_absurd_geometry_is_refused_before_a_kernel_is_drawn(enter, argument, number):

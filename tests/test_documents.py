@@ -336,8 +336,23 @@ def test_the_layers_of_leaky_rectifiers_have_the_slopes_that_are_told():
 
 def test_a_cap_at_six_is_felt_in_the_ninth_decimal():
     assert "in the ninth decimal" in prose(GAINS)
+    (capped,) = re.findall(r"`relu6` and `(ReLU\(.*?\))` differ from `relu`", prose(GAINS))
+    assert keras_he.gain(eval(f"keras.layers.{capped}")) == keras_he.gain("relu6")
     assert 1e-9 <= keras_he.gain("relu6") - keras_he.gain("relu") < 1e-8
-    assert keras_he.gain(keras.layers.ReLU(6.0)) == keras_he.gain("relu6")
+
+
+def test_the_paper_is_cited_as_in_the_package():
+    cited = (
+        r"equation 10 \(forward\) and 14 \(backward\) .* equation 15 has `(.*?)` for a slope `a`"
+    )
+    (moment,) = re.findall(cited, prose(GAINS))
+    for a in (0.0, 0.25, 1.0):
+        found = eval(moment.replace("a²", "a * a"))
+        assert activations.moments("prelu", negative_slope=a) == (found, found, found)
+    reference = "He et al. (2015), arXiv:1502.01852"
+    assert reference in prose(GAINS)
+    package = " ".join(keras_he.KaimingNormal.__doc__.split())
+    assert f"{reference}, equations 10 and 14, and 15 for the slope" in package
 
 
 # torch.nn.init.calculate_gain, PyTorch 2.13: the argument as it is written, the number, and the
@@ -479,13 +494,6 @@ def built(layer, fed):
     return layer
 
 
-def needs(name):
-    """Skips a layer that this Keras does not have."""
-    if not hasattr(keras.layers, name):
-        assert name == "ReversibleEmbedding"
-        pytest.skip(f"Keras {keras.__version__} has no {name}")
-
-
 def filled(layer_class, initializer):
     """Returns the arguments that give every kernel of a layer this initializer."""
     accepted = signature(layer_class).parameters
@@ -500,7 +508,6 @@ def example(written, argument="", mode=None):
     or not at all.
     """
     name, _, arguments = written.partition("(")
-    needs(name)
     by_keras = {
         None: "zeros",
         "fan_in": keras.initializers.HeNormal(seed=1),
@@ -552,7 +559,6 @@ def layer_names(cell):
 @lru_cache(maxsize=64)
 def symbolic(name):
     """Returns a built layer and the values of its symbols."""
-    needs(name)
     arguments, fed, symbols = LAYERS[re.sub(r"\dD", "", name)]
     spatial = re.search(r"(\d)D", name)
     if spatial:
@@ -739,8 +745,7 @@ def test_every_string_is_registered_and_every_name_exists(document):
 
 def test_every_layer_that_is_named_exists():
     named = re.findall(r"`([A-Z]\w*[a-z]\w*)(?:\(.*?\))?`", text(FANS))
-    missing = {name for name in named if not hasattr(keras.layers, name)}
-    assert missing - {"VarianceScaling"} <= (set() if TOLD_AXES else {"ReversibleEmbedding"})
+    assert {name for name in named if not hasattr(keras.layers, name)} == {"VarianceScaling"}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

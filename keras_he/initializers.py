@@ -318,10 +318,11 @@ def _checked_gain(gain: Any) -> float:
         number = np.asarray(gain)
     except (TypeError, ValueError, RuntimeError):  # of tensors that have no numbers here
         number = np.asarray(None)
+    value = float(number) if number.ndim == 0 and number.dtype.kind in "iuf" else 0.0
     # Its square is Keras' `scale`, which has to be a positive number too.
-    if number.ndim or number.dtype.kind not in "iuf" or not 1e-150 < number < 1e150:
+    if not 1e-150 < value < 1e150:
         raise invalid("gain", "a finite number above 0", gain)
-    return float(number)
+    return value
 
 
 def _refuse_beside_gain(activation: Any, negative_slope: Any) -> None:

@@ -50,10 +50,9 @@ def moments_over_depth(layers, activations, x, seed=0):
 
     zeros = [np.zeros(x.shape, "float32") for _ in layers]
     loss([keras.ops.convert_to_tensor(zero) for zero in zeros])  # builds and measures, untraced
-    signal = [keras.ops.convert_to_numpy(y).astype(np.float64) for y in signal]
-    return tuple(
-        np.array([np.mean(y**2) for y in values]) for values in (signal, gradients(loss, zeros))
-    )
+    forward = [keras.ops.convert_to_numpy(y).astype(np.float64) for y in signal]
+    backward = gradients(loss, zeros)
+    return tuple(np.array([np.mean(y**2) for y in values]) for values in (forward, backward))
 
 
 def normal(shape, seed):

@@ -40,6 +40,7 @@ REFUSED: dict[str, str] = {
 }
 
 _LARGEST = sys.float_info.max
+_LEAST, _MOST = 1e-290, 1e290  # of a moment: the gain and its square are finite numbers too
 _NEEDED = {"fan_in": ("signal",), "fan_out": ("gradient",), "fan_avg": ("signal", "gradient")}
 
 
@@ -227,13 +228,15 @@ def gain(moments: Moments, mode: str) -> float:
     if mode not in _NEEDED:
         raise invalid("mode", '"fan_in", "fan_out" or "fan_avg"', mode)
     needed = [getattr(moments, field) for field in _NEEDED[mode]]
-    if not all(0.0 < value < inf for value in needed):
+    if not all(_LEAST < value < _MOST for value in needed):
+        step = moments.gradient == 0.0 < moments.signal
+        remedy = 'A step passes no gradient: use mode="fan_in", or give' if step else "Give"
         raise invalid(
             "mode",
             "one whose moments are above 0 and finite for the activation",
             mode,
-            f"They are E[f²] = {moments.signal:g} and E[f'²] = {moments.gradient:g}: a step passes "
-            'no gradient. Use mode="fan_in", or give the gain as a number: `gain=`.',
+            f"They are E[f²] = {moments.signal:g} and E[f'²] = {moments.gradient:g}. "
+            f"{remedy} the gain as a number: `gain=`.",
         )
     return math.sqrt(len(needed) / sum(needed))
 
@@ -245,4 +248,8 @@ def depth_factors(moments: Moments) -> DepthFactors:
         >>> depth_factors(moments("relu"))
         DepthFactors(signal=1.0, gradient=1.0)
     """
+    if not _LEAST < moments.signal < _MOST:
+        raise invalid(
+            "activation", "one whose E[f(z)²] is above 0 and finite", f"E[f²] = {moments.signal:g}"
+        )
     return DepthFactors(moments.depth / moments.signal, moments.gradient / moments.signal)

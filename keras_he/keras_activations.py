@@ -17,6 +17,7 @@ from keras_he import activations
 from keras_he.activations import DepthFactors
 from keras_he.errors import invalid
 from keras_he.quadrature import Moments, moments_of
+from keras_he.tensors import double_precision
 from keras_he.variance import checked_mode
 
 _LARGEST_SLOPE = 1e150  # its square is finite too
@@ -155,8 +156,13 @@ def _read(activation: Any) -> Activation:
         return _named("relu")
     if isinstance(activation, str):
         return _named(activations.canonical(activation))
+    cls: Any = type(activation)
     for layer_type, read in _LAYERS.items():
-        if isinstance(activation, layer_type):
+        # A subclass with a `call` of its own is another function.
+        if (
+            isinstance(activation, layer_type)
+            and vars(type(activation)).get("call", layer_type.call) is layer_type.call
+        ):
             return read(activation)
     name = _BUILT_IN.get(activation) if callable(activation) and _hashable(activation) else None
     if name is not None:
@@ -228,7 +234,7 @@ def _exponential(layer: keras.layers.ELU) -> Activation:
 
 
 # The first type that fits decides, so a subclass stands before its base.
-_LAYERS: dict[type, Callable[[Any], Activation]] = {
+_LAYERS: dict[Any, Callable[[Any], Activation]] = {
     keras.layers.PReLU: _parametric,
     keras.layers.LeakyReLU: lambda layer: _named("leaky_relu", float(layer.negative_slope)),
     keras.layers.ReLU: _rectified,
@@ -245,25 +251,34 @@ _BUILT_IN: dict[Any, str] = {
 
 
 class _OnArrays:
-    """A function on NumPy arrays, whether what it wraps takes those or tensors of the backend."""
+    """A function on NumPy arrays, whether what it wraps takes those or tensors of the backend.
 
-    def __init__(self, function: Callable[[Any], Any]) -> None:
-        if isinstance(function, keras.layers.Layer) and not function.built:
-            # Calling the user's own layer would build it, for shapes that are not the user's.
-            function = type(function).from_config(function.get_config())
-        self.function = function
+    A layer is asked by its `call`: `__call__` would round to the dtype of its policy, and build it
+    for shapes that are not the user's.
+    """
+
+    def __init__(self, function: Any) -> None:
+        self.wrapped = function
+        self.is_layer = isinstance(function, keras.layers.Layer)
+        self.function = function.call if self.is_layer else function
         self.takes_arrays = True
 
     def __call__(self, x: Any) -> Any:
-        if self.takes_arrays:
+        with double_precision():
+            if self.takes_arrays:
+                try:
+                    return _as_array(self.function(x))
+                except (AttributeError, RuntimeError, TypeError, ValueError):  # not of PyTorch's
+                    self.takes_arrays = False
             try:
-                return _as_array(self.function(x))
-            except (AttributeError, TypeError):  # what PyTorch's functions raise
-                self.takes_arrays = False
-        return _as_array(self.function(keras.ops.convert_to_tensor(x)))
+                return _as_array(self.function(keras.ops.convert_to_tensor(x)))
+            except AttributeError as error:
+                if self.is_layer and not self.wrapped.built:
+                    raise ValueError(f"{error}. Build the layer first.") from error
+                raise
 
     def __repr__(self) -> str:  # errors show what the user passed
-        return repr(self.function)
+        return repr(self.wrapped)
 
 
 def _as_array(values: Any) -> Any:

@@ -7,7 +7,6 @@ adds.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import reduce
 from typing import Any, NamedTuple
 
 import keras
@@ -16,8 +15,8 @@ from keras_he.errors import InvalidArgument, invalid
 from keras_he.geometry import Fans, Geometry, geometry_fans, make_geometry
 from keras_he.sublayers import own_trainable_weights, sublayers
 
-# From the path of an attribute ("kernel", "cell.kernel") to the arguments of `fans` for it, or from
-# a name to a layer inside, which stands under that name.
+# From an attribute that holds a kernel to the arguments of `fans` for it, or from a name to a layer
+# inside, which stands under that name.
 Kernels = Mapping[str, "Mapping[str, Any] | keras.layers.Layer"]
 Rule = Callable[[Any], Kernels]
 
@@ -112,24 +111,37 @@ def layer_kernels(layer: keras.layers.Layer) -> dict[str, Kernel]:
 
 def _walk(layer: keras.layers.Layer, path: str) -> Iterator[tuple[str, Kernel | str]]:
     """Yields each kernel at or below `path`, and in place of what is not known the reason."""
-    if not layer.built:
-        yield path, f"{type(layer).__name__} is not built. Call it once, or its `build`."
-        return
     known = next((cls for cls in type(layer).__mro__ if cls in RULES), None)
+    rule = RULES[known] if known else None
+    if not layer.built:
+        if _may_hold_kernels(layer, rule):
+            yield path, f"{type(layer).__name__} is not built. Call it once, or its `build`."
+            return
+        rule = None
     try:
-        rule = _checked(RULES[known](layer)) if known else {}
-        own, inside = _own_kernels(layer, rule), _inside(layer, rule)
-    except (InvalidArgument, AttributeError) as error:
-        yield path, str(error)
+        spoken = _checked(rule(layer)) if rule else {}
+        own, inside = _own_kernels(layer, spoken), _inside(layer, spoken)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        reason = str(error) if isinstance(error, InvalidArgument) else repr(error)
+        yield path, f"the rule of {known.__name__ if known else None} failed: {reason}"
         return
     for name, kernel in own.items():
         yield _join(path, name), kernel
     if known is not type(layer):
-        unknown = _unspoken_weights(layer, known, [kernel.variable for kernel in own.values()])
+        unknown = _unspoken_weights(layer, known, own)
         if unknown:
-            yield path, _no_rule(type(layer), unknown)
+            yield path, _no_rule(layer, unknown)
     for name, inner in inside.items():
         yield from _walk(inner, _join(path, name))
+
+
+def _may_hold_kernels(layer: keras.layers.Layer, rule: Rule | None) -> bool:
+    """Returns whether an unbuilt layer can have kernels once it is built."""
+    if rule is not None:
+        return rule is not _no_kernels
+    # Layers of Keras without a rule have none; others make theirs in `build`, or hold layers.
+    own_build = type(layer).build is not keras.layers.Layer.build
+    return own_build and not type(layer).__module__.startswith("keras.")
 
 
 def _checked(rule: Any) -> Kernels:
@@ -150,10 +162,9 @@ def _own_kernels(layer: keras.layers.Layer, rule: Kernels) -> dict[str, Kernel]:
     for attribute, arguments in rule.items():
         if isinstance(arguments, keras.layers.Layer):
             continue
-        variable = reduce(getattr, attribute.split("."), layer)
-        kernel = Kernel(variable, make_geometry(**{**_PLAIN, **arguments}))
-        geometry_fans(variable.shape, kernel.geometry)  # raises where they do not fit
-        kernels[attribute.rpartition(".")[2]] = kernel
+        kernel = Kernel(getattr(layer, attribute), make_geometry(**{**_PLAIN, **arguments}))
+        geometry_fans(kernel.variable.shape, kernel.geometry)  # raises where they do not fit
+        kernels[attribute] = kernel
     return kernels
 
 
@@ -161,7 +172,6 @@ def _inside(layer: keras.layers.Layer, rule: Kernels) -> dict[str, keras.layers.
     """Returns the layers inside by name: those the rule names, then the others by their own."""
     inside = {name: inner for name, inner in rule.items() if isinstance(inner, keras.layers.Layer)}
     spoken_for = {id(inner) for inner in inside.values()}
-    spoken_for |= {id(getattr(layer, name.partition(".")[0])) for name in rule if "." in name}
     for inner in sublayers(layer):
         if id(inner) not in spoken_for:
             name, copies = inner.name, 1
@@ -173,28 +183,36 @@ def _inside(layer: keras.layers.Layer, rule: Kernels) -> dict[str, keras.layers.
 
 
 def _unspoken_weights(
-    layer: keras.layers.Layer, known: type | None, kernels: list[Any]
+    layer: keras.layers.Layer, known: type | None, own: Mapping[str, Kernel]
 ) -> list[Any]:
     """Returns the trainable weights that the layer holds itself and no rule speaks of.
 
-    Where a base class has a rule, vectors are taken for more of its biases and scales.
+    Where a base class has a rule, its bias, LoRA's pair, and vectors are spoken for.
     """
-    spoken_for = {id(kernel) for kernel in (*kernels, getattr(layer, "bias", None))}
+    weights = own_trainable_weights(layer)
+    if known is None:
+        return weights
+    spoken_for = {id(kernel.variable) for kernel in own.values()} | {
+        id(getattr(layer, "bias", None))
+    }
     return [
         weight
-        for weight in own_trainable_weights(layer)
+        for weight in weights
         if id(weight) not in spoken_for
-        and not (known and len(weight.shape) < 2)
+        and len(weight.shape) > 1
+        and weight.name not in own  # under LoRA `kernel` is a tensor made of its variable
         and not weight.name.startswith("lora_")
     ]
 
 
-def _no_rule(layer_class: type, weights: list[Any]) -> str:
+def _no_rule(layer: keras.layers.Layer, weights: list[Any]) -> str:
+    cls = type(layer).__name__
     named = ", ".join(f"{weight.name} {tuple(weight.shape)}" for weight in weights)
+    held = (name for name, value in vars(layer).items() if value is weights[0])
     return (
-        f"no rule says how {layer_class.__name__} uses {named}. Say it with "
-        f"`keras_he.register_kernels({layer_class.__name__}, lambda layer: "
-        f'{{"{weights[0].name}": {{…}}}})`, with the arguments of `keras_he.fans`.'
+        f"no rule says how {cls} uses {named}. Say it with `keras_he.register_kernels({cls}, "
+        f'lambda layer: {{"{next(held, weights[0].name)}": {{…}}}})`, with the arguments of '
+        "`keras_he.fans`."
     )
 
 
@@ -256,7 +274,11 @@ _LOOKUP = {"input_axes": (), "output_axes": (1,)}  # an output unit reads one ro
 def _reversible(layer: Any) -> Kernels:
     # Tied, the one matrix is a lookup first; its second use, as a dense kernel, is not counted.
     lookup: Kernels = {"embeddings": _LOOKUP}
-    return lookup if layer.tie_weights else {**lookup, "reverse_embeddings": {}}
+    if layer.tie_weights:
+        return lookup
+    if layer.quantization_mode == "int4":
+        raise InvalidArgument("an int4 kernel is packed, so its shape does not tell its fans.")
+    return {**lookup, "reverse_embeddings": {}}
 
 
 def _recurrent(gates: int) -> Rule:
@@ -264,10 +286,13 @@ def _recurrent(gates: int) -> Rule:
 
 
 def _convolutional_recurrent(layer: Any) -> Kernels:
-    return {
-        "cell.kernel": {"strides": layer.strides, "gates": 4},
-        "cell.recurrent_kernel": {"gates": 4},
-    }
+    # The class of the cell is not public: it is known from the layer that holds it.
+    RULES.setdefault(type(layer.cell), _convolutional_cell)
+    return {"": layer.cell}
+
+
+def _convolutional_cell(cell: Any) -> Kernels:
+    return {"kernel": {"strides": cell.strides, "gates": 4}, "recurrent_kernel": {"gates": 4}}
 
 
 def _additive_attention(layer: Any) -> Kernels:
@@ -305,8 +330,4 @@ _BUILT_IN: dict[str, Rule] = {
     "RMSNormalization": _no_kernels,
 }
 
-RULES: dict[type, Rule] = {
-    getattr(keras.layers, name): rule
-    for name, rule in _BUILT_IN.items()
-    if hasattr(keras.layers, name)  # ReversibleEmbedding is younger than Keras 3.12
-}
+RULES: dict[type, Rule] = {getattr(keras.layers, name): rule for name, rule in _BUILT_IN.items()}

@@ -10,7 +10,7 @@ and what cannot be integrated to the accuracy that `moments_of` promises.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
@@ -49,12 +49,7 @@ class Moments(NamedTuple):
     depth: float
 
 
-def moments_of(
-    function: Callable[[Any], Any],
-    *,
-    derivative: Callable[[Any], Any] | None = None,
-    breakpoints: Iterable[float] = (),
-) -> Moments:
+def moments_of(function: Callable[[Any], Any]) -> Moments:
     """Returns the three moments of an elementwise function.
 
     The derivative is the one almost everywhere, as automatic differentiation gives it: a jump
@@ -66,8 +61,6 @@ def moments_of(
     Args:
         function: Maps a float64 array to an array of the same shape; one that raises on float64
             gets float32. Called twice if it is smooth, about ten times if it has kinks.
-        derivative: Its derivative, of the same kind, if better known than from the function.
-        breakpoints: Places of known kinks and jumps. All others are found.
 
     Returns:
         The moments, all finite; `signal` is positive.
@@ -82,11 +75,9 @@ def moments_of(
     """
     checked = _Function(function)
     with np.errstate(all="ignore"):
-        integral = _Integral(checked, _first_panels(checked, breakpoints))
+        integral = _Integral(checked, _first_panels(checked))
         while integral.pending.left.size:
             integral.refine()
-        if derivative is not None:
-            integral.differentiate(_Function(derivative))
         return integral.result()
 
 
@@ -141,10 +132,18 @@ class _Function:
             raise self.error("a function with finite values", f"It is not, near {nearest}.")
         return values
 
-    def check_elementwise(self, x: _Array, alone: _Array, among: _Array) -> None:
-        """Refuses a function whose values depend on the elements around, or on chance."""
-        close = 1e-5 * (np.abs(alone) + math.sqrt(float(np.mean(alone * alone))))
-        if (np.abs(among - alone) <= close).all():
+    def check_elementwise(self, x: _Array, alone: _Array, order: Any, among: _Array) -> None:
+        """Refuses a function whose values depend on the elements around, or on chance.
+
+        Args:
+            x: Points of no symmetry.
+            alone: The values there in a call of their own.
+            order: A permutation of the points.
+            among: The values in that order in a call with many other points.
+        """
+        typical = math.sqrt(float(np.average(alone * alone, weights=np.exp(-0.5 * x * x))))
+        close = 1e-5 * (np.abs(alone) + typical)
+        if (np.abs(among - alone[order]) <= close[order]).all():
             return
         if (np.abs(self(x) - alone) > close).any():
             raise self.error("a deterministic function", "Two equal calls gave different values.")
@@ -246,28 +245,28 @@ def _nodes(left: _Array, right: _Array, noise: float) -> _Array:
 
 
 @lru_cache(maxsize=8)
-def _grid(breakpoints: tuple[float, ...], noise: float) -> tuple[_Array, _Array, _Array]:
+def _grid(noise: float) -> tuple[_Array, _Array, _Array]:
     """Returns the first edges and nodes. For |x| < 4 nodes are at most 0.001 apart."""
     side = np.r_[0 : 4 : 1 / 128, 4 : 8 : 1 / 16, 8 : 16 : 1 / 4, 16]
     edges = np.unique(np.concatenate([-side, side]))
-    for point in breakpoints:
-        if abs(point) < _REACH and np.abs(edges - point).min() > 1e-9:
-            edges = np.sort(np.append(edges, point))
     return edges[:-1], edges[1:], _nodes(edges[:-1], edges[1:], noise)
 
 
-def _first_panels(function: _Function, breakpoints: Iterable[float]) -> _Panels:
+def _first_panels(function: _Function) -> _Panels:
     """Returns the panels of the whole axis, without the far ends where the function overflows."""
-    sample = np.linspace(0.2, 1.2, 1024)  # of other mean and size than the nodes
+    # Both signs and all sizes, with other mean, median and size than the nodes; then permuted.
+    sample = np.concatenate([-np.geomspace(1e-4, 4.0, 256), np.geomspace(1e-3, 5.0, 768)])
+    shuffled = np.arange(1024) * 389 % 1024
     alone = function(sample)
-    left, right, x = _grid(tuple(float(point) for point in breakpoints), function.noise)
-    values, among = np.split(function(np.concatenate([x.ravel(), sample[::-1]])), [x.size])
+    left, right, x = _grid(function.noise)
+    values, among = np.split(function(np.concatenate([x.ravel(), sample[shuffled]])), [x.size])
     values = values.reshape(x.shape)
     wrong = ~np.isfinite(values * values).all(axis=1)
     end = np.minimum(np.abs(left), np.abs(right))[wrong].min(initial=_REACH)
     if end < _VANISHED:
         function.finite(x, values)
-    function.check_elementwise(sample, alone, among[::-1])
+    function.finite(sample, alone)
+    function.check_elementwise(sample, alone, shuffled, among)
     return _Panels.of(left, right, x, values)[np.maximum(np.abs(left), np.abs(right)) <= end]
 
 
@@ -287,7 +286,6 @@ class _Integral:
         self.noise = function.noise
         self.totals = np.zeros(3)
         self.risk = np.zeros(2)
-        self.accepted: list[_Panels] = []
         self.probed = False
         self.rms = math.sqrt(float((panels.weights * panels.values**2).sum()))
         self.check_size(panels)
@@ -328,10 +326,10 @@ class _Integral:
         """Adds what is resolved or counts for nothing. Returns the other panels."""
         fit = self.fit(panels)
         resolved = panels.tail <= 6.0 * self.noise * self.scale(panels)
-        self.add(panels, fit, resolved)
+        self.add(fit, resolved)
         least = 1e-3 * self.tolerance * np.array([self.rms**2, self.totals[1]])
         little = (fit.sums[:, :2] <= least).all(axis=1)
-        self.add(panels, fit, little & ~resolved)
+        self.add(fit, little & ~resolved)
         open_ = ~(resolved | little)
         slope = np.sqrt(fit.sums[:, 1] / fit.mass)
         known = np.where(resolved, slope, -np.inf).reshape(-1, siblings).max(axis=1)
@@ -345,10 +343,9 @@ class _Integral:
         self.risk[1] += (fit.mass * panels.steepest**2)[hidden].sum()
         return panels[open_ & ~far & ~narrow]
 
-    def add(self, panels: _Panels, fit: _Fit, chosen: _Mask) -> None:
+    def add(self, fit: _Fit, chosen: _Mask) -> None:
         self.totals += fit.sums[chosen].sum(axis=0)
         self.risk[1] += fit.doubt[chosen].sum()
-        self.accepted.append(panels[chosen])
 
     def refine(self) -> None:
         """Cuts the pending panels; if they are many, first a few, to tell noise from structure."""
@@ -364,7 +361,7 @@ class _Integral:
         noisy &= relative <= _MOST_NOISE
         if noisy.any():  # smaller panels have no smaller tails
             self.noise = max(self.noise, float(relative[noisy].max()) / 3.0)
-            self.add(parents, self.fit(parents), noisy)
+            self.add(self.fit(parents), noisy)
         self.pending = self.judge(children[np.repeat(~noisy, parts)], parts)
         if rest.left.size:
             self.pending += self.judge(rest)
@@ -381,13 +378,6 @@ class _Integral:
     def tolerance(self) -> float:
         """The relative accuracy aimed at."""
         return min(max(1e-8, 1e4 * self.noise), 1e-4)
-
-    def differentiate(self, derivative: _Function) -> None:
-        """Replaces what came from the interpolants' slopes by the derivative that was given."""
-        panels = sum(self.accepted[1:], self.accepted[0])
-        slopes = derivative.finite(panels.x, derivative(panels.x))
-        self.totals[1] = (panels.weights * slopes**2).sum()
-        self.totals[2] = (panels.weights * panels.x * panels.values * slopes).sum()
 
     def result(self) -> Moments:
         """Returns the moments, unless they may be further off than the tolerance."""

@@ -5,6 +5,7 @@ the process, so alignment is checked here, and memory that lacks it is copied. W
 belongs to the backend: nobody writes to the array afterwards.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import keras
@@ -46,6 +47,17 @@ def is_tracing() -> bool:
 
         return bool(torch.compiler.is_compiling())
     return False
+
+
+def double_precision() -> AbstractContextManager[Any]:
+    """Returns the context in which JAX computes in float64, as the other backends do if asked."""
+    if keras.backend.backend() != "jax":
+        return nullcontext()
+    import jax
+
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(True)
+    return jax.experimental.enable_x64()  # before JAX 0.8
 
 
 def _shareable(array: NDArray[Any]) -> bool:

@@ -313,9 +313,6 @@ def test_an_embedding_is_a_lookup():
     assert keras_he.layer_fans(layer) == {"embeddings": (y.mean(), y.sum() / 6)}
 
 
-@pytest.mark.skipif(
-    not hasattr(keras.layers, "ReversibleEmbedding"), reason="this Keras has no ReversibleEmbedding"
-)
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_reversible_embedding_is_a_lookup_and_a_dense_kernel(tied):
     layer = keras.layers.ReversibleEmbedding(50, 8, tie_weights=tied)
@@ -355,6 +352,28 @@ def test_models_in_models_name_every_kernel():
         [keras.Input((6,)), inner, keras.layers.ReLU(), keras.layers.Dense(4, name="b")]
     )
     assert keras_he.layer_fans(model) == {"inner/a/kernel": (6, 5), "b/kernel": (5, 4)}
+
+
+class Unnamed(keras.layers.Layer):
+    """Holds weights whose names are not those of its attributes."""
+
+    def build(self, shape):
+        self.projection = self.add_weight(shape=(shape[-1], 3))
+        self.bias = self.add_weight(shape=(3, 3), name="lora_like")
+
+
+def test_a_layer_without_a_rule_is_never_guessed_by_names():
+    layer = Unnamed(name="mine")
+    layer.build((None, 4))
+    with pytest.raises(keras_he.KerasHeError, match=r"lora_like \(3, 3\)") as caught:
+        keras_he.layer_fans(layer)
+    assert 'lambda layer: {"projection": {…}}' in str(caught.value)
+
+
+def test_an_activation_layer_that_is_not_built_yet_holds_no_kernel():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, keras.layers.PReLU())])
+    (fans,) = keras_he.layer_fans(model).values()
+    assert fans == (4, 3)
 
 
 class Block(keras.layers.Layer):
@@ -401,8 +420,7 @@ class QuietEinsum(keras.layers.EinsumDense):
 
 
 def test_a_layer_that_only_holds_layers_needs_no_rule():
-    layer = Block()
-    layer.rest[1].build((None, 4))
+    layer = Block()  # its dropout is never called, and holds no kernel
     run(layer, np.ones((1, 6), "float32"))
     assert keras_he.layer_fans(layer) == {"same/kernel": (6, 5), "same_2/kernel": (5, 4)}
 
@@ -448,6 +466,9 @@ def test_users_register_their_own_layers(monkeypatch):
         (lambda layer: {"kernel": {"stride": 2}}, "stride"),
         (lambda layer: ["kernel"], "dict"),
         (lambda layer: {"kernel": 3}, "dict"),
+        (lambda layer: {"kernel.value": {}}, "no attribute 'kernel.value'"),
+        (lambda layer: {}["kernel"], "KeyError"),
+        (lambda layer: 1 / 0, "ZeroDivisionError"),
     ],
 )
 def test_a_wrong_rule_is_told_with_the_layer(monkeypatch, rule, message):
@@ -480,8 +501,9 @@ def test_only_a_layer_has_fans(value):
         keras_he.layer_fans(value)
 
 
-def test_lora_changes_no_fan():
-    layer = keras.layers.Dense(5)
+@pytest.mark.parametrize("layer_class", [keras.layers.Dense, QuietDense])
+def test_lora_changes_no_fan(layer_class):
+    layer = layer_class(5)
     layer.build((None, 6))
     layer.enable_lora(2)
     assert keras_he.layer_fans(layer) == {"kernel": (6, 5)}

@@ -159,10 +159,7 @@ def _read(activation: Any) -> Activation:
     cls: Any = type(activation)
     for layer_type, read in _LAYERS.items():
         # A subclass with a `call` of its own is another function.
-        if (
-            isinstance(activation, layer_type)
-            and vars(type(activation)).get("call", layer_type.call) is layer_type.call
-        ):
+        if issubclass(cls, layer_type) and cls.call is layer_type.call:
             return read(activation)
     name = _BUILT_IN.get(activation) if callable(activation) and _hashable(activation) else None
     if name is not None:

@@ -26,7 +26,7 @@ from keras_he.quadrature import moments_of
 ROOT = Path(__file__).resolve().parents[1]
 GAINS, FANS, README = "docs/gains.md", "docs/fans.md", "README.md"
 DOCUMENTS = [README, *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md"))]
-TOLD_AXES = tuple(map(int, keras.__version__.split(".")[:2])) >= (3, 15)
+TOLD_AXES = "input_axes" in signature(keras.initializers.VarianceScaling).parameters
 
 
 def text(document):
@@ -276,7 +276,6 @@ ROUNDED = [
     (GAINS, r"So torch's (\S+) stands", SLOPES[0.01]),
     (GAINS, r"where Keras' function wants (\S+) and", SLOPES[0.2]),
     (GAINS, r"and its layer (\S+)\. ", SLOPES[0.3]),
-    (FANS, r"second moment down by (\S+) decades", 30 * math.log10(64)),
     (FANS, r"has the standard deviation (\S+), where", GLOROT_ALL_GATES),
     (FANS, r"one gate by itself has (\S+), and", GLOROT_ONE_GATE),
 ]
@@ -298,7 +297,6 @@ EXACT = [
     (GAINS, r"torch's slope is (\S+) unless", 0.01),
     (GAINS, r"`keras\.activations\.leaky_relu` has (\S+), and the layer", 0.2),
     (GAINS, r"and the layer `LeakyReLU` (\S+)\. So", 0.3),
-    (FANS, r"convolution meets 4, 2, 2 or 1 of the 9 taps, (\S+) in the mean", 9 / 4),
 ]
 
 
@@ -620,15 +618,48 @@ def test_every_entry_of_the_layer_table_is_told():
 
 
 def test_layers_that_hold_layers_name_them_as_told():
-    one = {
-        "0/kernel": keras.layers.RNN([keras.layers.LSTMCell(3), keras.layers.GRUCell(2)]),
-        "forward_layer/kernel": keras.layers.Bidirectional(keras.layers.LSTM(3)),
-        "layer/kernel": keras.layers.TimeDistributed(keras.layers.Dense(3)),
-        "kernel": keras.layers.RNN(keras.layers.LSTMCell(3)),
+    (told,) = re.findall(r"`StackedRNNCells` .*? These hold", prose(FANS))
+    named = {
+        name
+        for layer in (
+            keras.layers.RNN([keras.layers.SimpleRNNCell(3), keras.layers.SimpleRNNCell(2)]),
+            keras.layers.Bidirectional(keras.layers.SimpleRNN(3)),
+            keras.layers.TimeDistributed(keras.layers.Dense(3)),
+        )
+        for name in keras_he.layer_fans(built(layer, (4, 5)))
+        if not name.endswith("recurrent_kernel")
     }
-    for name, layer in one.items():
-        assert name in keras_he.layer_fans(built(layer, (4, 5)))
-        assert f"`{name}`" in text(FANS)
+    assert set(re.findall(r"`(\S+/kernel)`", told)) == named
+
+
+def test_the_taps_that_an_input_unit_meets_under_a_stride_are_counted():
+    sentence = (
+        r"under stride (\d) an input unit of a (\d)×(\d) convolution "
+        r"meets (\d), (\d), (\d) or (\d) of the (\d) taps, (\S+) in the mean"
+    )
+    ((stride, rows, columns, *counts, taps, mean),) = re.findall(sentence, prose(FANS))
+    stride, size = int(stride), int(rows)
+    along = [len(range(phase, size, stride)) for phase in range(stride)]
+    assert [int(count) for count in counts] == [down * across for down in along for across in along]
+    assert (rows, int(taps)) == (columns, size**2)
+    assert float(mean) == keras_he.fans((size, size, 1, 1), strides=stride).fan_out
+
+
+def test_the_loss_of_a_stack_of_depthwise_kernels_is_that_of_its_row():
+    sentence = r"(\d+) depthwise kernels of (\d+) channels .* down by (\d+) decades"
+    ((depth, channels, decades),) = re.findall(sentence, prose(FANS))
+    (row,) = [row for row in table(FANS, "Beside Keras") if row["layer"] == "`DepthwiseConv2D(3)`"]
+    assert Fraction(row["forward"]) == Fraction(1, int(channels))
+    assert int(decades) == round(int(depth) * math.log10(int(channels)))
+
+
+def test_the_version_that_tells_the_axes_is_told():
+    versions = set(re.findall(r"3\.1\d", prose(FANS)))
+    assert len(versions) == 1
+    running, since = (
+        tuple(map(int, version.split(".")[:2])) for version in (keras.__version__, *versions)
+    )
+    assert (running >= since) == TOLD_AXES
 
 
 TODAY = rows(FANS, "Beside Keras", by=["layer", "kernel"])

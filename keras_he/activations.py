@@ -248,8 +248,7 @@ def depth_factors(moments: Moments) -> DepthFactors:
         >>> depth_factors(moments("relu"))
         DepthFactors(signal=1.0, gradient=1.0)
     """
-    if not _LEAST < moments.signal < _MOST:
-        raise invalid(
-            "activation", "one whose E[f(z)²] is above 0 and finite", f"E[f²] = {moments.signal:g}"
-        )
+    if not (_LEAST < moments.signal < _MOST and math.isfinite(moments.gradient + moments.depth)):
+        found = f"E[f²] = {moments.signal:g}, E[f'²] = {moments.gradient:g}"
+        raise invalid("activation", "one whose moments are finite, and E[f²] above 0", found)
     return DepthFactors(moments.depth / moments.signal, moments.gradient / moments.signal)

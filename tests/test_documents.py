@@ -200,6 +200,17 @@ def test_a_staircase_has_a_forward_gain_only():
         keras_he.gain(np.sign, mode="fan_out")
 
 
+def test_a_root_has_a_forward_gain_only():
+    def root(z):
+        return np.sqrt(np.abs(z))
+
+    assert "infinite, as of `sqrt(|z|)`; `fan_in` works" in prose(GAINS)
+    # E[|z|] = sqrt(2/π).
+    assert keras_he.gain(root) == pytest.approx((2 / math.pi) ** -0.25, rel=1e-7)
+    with pytest.raises(keras_he.KerasHeError, match="gain"):
+        keras_he.gain(root, mode="fan_out")
+
+
 def test_a_glu_has_the_second_moment_of_a_sigmoid():
     # E[a²·σ(b)²] = E[a²]·E[σ(b)²], independent of Keras' halves: integrated on a grid.
     z = np.linspace(-12, 12, 200_001)
@@ -284,7 +295,9 @@ EXACT = [
     (GAINS, r"with ReLU's moments, both (\S+),", "1/2"),
     (GAINS, r"the square of its mean (\S+)\. -", "1/2"),
     (GAINS, r"The moments are right to (\S+) where it computes in float64", 1e-7),
-    (GAINS, r"in float64, to (\S+) in float32", 1e-4),
+    (GAINS, r"to float32 itself, E\[f²\] is right to (\S+), and", 1e-4),
+    (GAINS, r"and E\[f'²\] to (\S+) if its kinks lie close", 2e-3),
+    (GAINS, r"Features narrower than (\S+) may be missed", 1e-3),
     (GAINS, r"jumps at ±(\S+), and its", 0.5),
     (GAINS, r"the probability that `\|z\| > (\S+)`", 0.5),
     (GAINS, r"slope (\S+) for `leaky_relu`", 0.2),
@@ -660,6 +673,21 @@ def test_the_version_that_tells_the_axes_is_told():
         tuple(map(int, version.split(".")[:2])) for version in (keras.__version__, *versions)
     )
     assert (running >= since) == TOLD_AXES
+
+
+@pytest.mark.parametrize("name", ["MultiHeadAttention", "GroupQueryAttention"])
+def test_the_gate_of_attention_is_told(name):
+    layer_class = getattr(keras.layers, name)
+    if "use_gate" not in signature(layer_class).parameters:
+        pytest.skip(f"Keras {keras.__version__} has no gate in attention")
+    arguments, fed, _ = LAYERS[name]
+    fans = keras_he.layer_fans(built(layer_class(**arguments, use_gate=True), fed))
+    projections = [kernel for other, kernel, _ in SYMBOLIC if other == name]
+    (told,) = re.findall(
+        r"attention has a fifth projection, `(.*?)`, with the fans of `query/kernel`", prose(FANS)
+    )
+    assert fans.keys() - {*projections} == {told}
+    assert fans[told] == fans["query/kernel"]
 
 
 TODAY = rows(FANS, "Beside Keras", by=["layer", "kernel"])

@@ -196,8 +196,21 @@ def test_an_activation_that_is_zero_where_it_matters_is_refused():
     dead = keras.layers.ReLU(max_value=0.0)
     with pytest.raises(keras_he.KerasHeError, match=r"above 0 and finite.*\n.*`gain=`"):
         keras_he.gain(dead)
-    with pytest.raises(keras_he.KerasHeError, match="above 0 and finite"):
+    with pytest.raises(keras_he.KerasHeError, match=r"moments are finite, and E\[f²\] above 0"):
         keras_he.depth_factors(dead)
+
+
+def test_an_infinite_slope_leaves_the_forward_gain():
+    """E[|z|] is sqrt(2/pi); the slope of the root at 0 has no second moment."""
+    assert squared_gain(keras_he.gain(root)) == pytest.approx(math.sqrt(2 / math.pi), rel=1e-6)
+    with pytest.raises(keras_he.KerasHeError, match="above 0 and finite"):
+        keras_he.gain(root, mode="fan_out")
+    with pytest.raises(keras_he.KerasHeError, match="moments are finite"):
+        keras_he.depth_factors(root)
+
+
+def root(x):
+    return np.sign(x) * np.sqrt(np.abs(x))
 
 
 @pytest.mark.parametrize("name", ["relu", "gelu", "silu", "selu", "hard_tanh", "softplus"])

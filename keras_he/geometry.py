@@ -20,6 +20,16 @@ from keras_he.errors import did_you_mean, invalid
 
 GEOMETRIES = ("depthwise", "transpose")
 
+# The arguments of `fans`, and what each is where it is left out; frozen, for files rely on it.
+DEFAULTS: dict[str, Any] = {
+    "geometry": None,
+    "strides": 1,
+    "groups": 1,
+    "gates": 1,
+    "input_axes": None,
+    "output_axes": None,
+}
+
 _LARGEST = 2**63 - 1  # NumPy's, for a size
 
 

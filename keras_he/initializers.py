@@ -24,16 +24,7 @@ from keras_he.variance import checked_mode, standard_deviation
 _LONGEST_LIST = 64  # NumPy arrays have no more axes
 _LARGEST_SEED = 2**128 - 1  # what the generator's key takes in whole
 
-# What a config leaves out; frozen, for files rely on it.
-_DEFAULTS = {
-    "mode": "fan_in",
-    "geometry": None,
-    "strides": 1,
-    "groups": 1,
-    "gates": 1,
-    "input_axes": None,
-    "output_axes": None,
-}
+_DEFAULTS = {"mode": "fan_in", **geometries.DEFAULTS}  # what a config leaves out
 _CONFIG_KEYS = ("activation", "negative_slope", "gain", "seed", *_DEFAULTS)
 
 

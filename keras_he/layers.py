@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import keras
 
 from keras_he.errors import InvalidArgument, invalid
-from keras_he.geometry import Fans, Geometry, geometry_fans, make_geometry
+from keras_he.geometry import DEFAULTS, Fans, Geometry, geometry_fans, make_geometry
 from keras_he.sublayers import own_trainable_weights, sublayers
 
 # From an attribute that holds a kernel to the arguments of `fans` for it, or from a name to a layer
@@ -152,8 +152,8 @@ def _checked(rule: Any) -> Kernels:
     for arguments in rule.values():
         if isinstance(arguments, keras.layers.Layer):
             continue
-        if not isinstance(arguments, Mapping) or not set(arguments) <= set(_PLAIN):
-            raise invalid("kernels", f"{form}: {', '.join(_PLAIN)}", arguments)
+        if not isinstance(arguments, Mapping) or not set(arguments) <= set(DEFAULTS):
+            raise invalid("kernels", f"{form}: {', '.join(DEFAULTS)}", arguments)
     return rule
 
 
@@ -162,7 +162,7 @@ def _own_kernels(layer: keras.layers.Layer, rule: Kernels) -> dict[str, Kernel]:
     for attribute, arguments in rule.items():
         if isinstance(arguments, keras.layers.Layer):
             continue
-        kernel = Kernel(getattr(layer, attribute), make_geometry(**{**_PLAIN, **arguments}))
+        kernel = Kernel(getattr(layer, attribute), make_geometry(**{**DEFAULTS, **arguments}))
         geometry_fans(kernel.variable.shape, kernel.geometry)  # raises where they do not fit
         kernels[attribute] = kernel
     return kernels
@@ -218,16 +218,6 @@ def _no_rule(layer: keras.layers.Layer, weights: list[Any]) -> str:
 
 def _join(path: str, name: str) -> str:
     return "/".join(part for part in (path, name) if part)
-
-
-_PLAIN = {
-    "geometry": None,
-    "strides": 1,
-    "groups": 1,
-    "gates": 1,
-    "input_axes": None,
-    "output_axes": None,
-}
 
 
 def _no_kernels(layer: Any) -> Kernels:

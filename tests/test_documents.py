@@ -757,13 +757,28 @@ def test_what_to_write_draws_with_the_right_fans(row):
         if name.rpartition("/")[2] in INITIALIZERS[keyword]
     }
     assert kernels
+    linear = "linear" in value or keyword == "recurrent_initializer"
     for name, variable in kernels.items():
-        fans = keras_he.layer_fans(layer)[name]
-        variance = initializer.gain**2 / getattr(fans, initializer.mode)
-        if isinstance(initializer, keras_he.KaimingOrthogonal):
-            assert mean_square(variable)[0] == pytest.approx(variance, rel=1e-5)
-        else:
+        variance = (1 if linear else 2) / getattr(
+            keras_he.layer_fans(layer)[name], initializer.mode
+        )
+        if keyword != "recurrent_initializer":
             assert_variance(variable, variance, "normal")
+            continue
+        units, columns = variable.shape
+        for gate in np.split(keras.ops.convert_to_numpy(variable), columns // units, axis=1):
+            np.testing.assert_allclose(gate.T @ gate, np.eye(units), atol=1e-5)
+
+
+def test_what_to_write_is_told_for_layers_of_the_comparison():
+    written = {row["layer"] for row in table(FANS, "What to write")}
+    compared = {row["layer"] for row in table(FANS, "Beside Keras")}
+    assert {layer.strip("`") for layer in compared - written} == {
+        "DepthwiseConv2D(3, strides=2)",  # as without strides
+        "AdditiveAttention()",  # takes no initializer
+        "ReversibleEmbedding(1000, 64, False)",  # takes one for both kernels
+    }
+    assert written <= compared
 
 
 def test_a_string_is_enough_for_an_einsum_whose_axes_are_told():

@@ -309,7 +309,8 @@ def _checked_gain(gain: Any) -> float:
         number = np.asarray(gain)
     except (TypeError, ValueError, RuntimeError):  # of tensors that have no numbers here
         number = np.asarray(None)
-    value = float(number) if number.ndim == 0 and number.dtype.kind in "iuf" else 0.0
+    real = number.dtype.kind in "iuf" or number.dtype.name == "bfloat16"
+    value = float(number) if number.ndim == 0 and real else 0.0
     # Its square is Keras' `scale`, which has to be a positive number too.
     if not 1e-150 < value < 1e150:
         raise invalid("gain", "a finite number above 0", gain)

@@ -139,7 +139,7 @@ def _root_mean_square(argument: str, value: Any) -> float:
     accepted = "a finite number, or a sequence of them, one per channel"
     try:
         slopes = np.asarray(value)
-        if slopes.dtype.kind not in "iuf":
+        if slopes.dtype.kind not in "iuf" and slopes.dtype.name != "bfloat16":
             raise TypeError
     except (TypeError, ValueError, RuntimeError):
         raise invalid(argument, accepted, value) from None

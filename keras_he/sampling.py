@@ -76,14 +76,23 @@ def draw(
     def block(start: int) -> None:
         _fill_block(fill, stream, start, flat[start : start + _BLOCK], dtype, factor)
 
-    if threads > 1:
-        with ThreadPoolExecutor(threads, thread_name_prefix="keras_he") as pool:
-            for _ in pool.map(block, starts):
-                pass
-    else:
-        for start in starts:
-            block(start)
+    if threads > 1 and _in_threads(block, starts, threads):
+        return values
+    for start in starts:
+        block(start)
     return values
+
+
+def _in_threads(block: Callable[[int], None], starts: range, threads: int) -> bool:
+    """Runs all blocks in threads; returns False where none can start, as when Python shuts down."""
+    with ThreadPoolExecutor(threads, thread_name_prefix="keras_he") as pool:
+        try:
+            tasks = [pool.submit(block, start) for start in starts]
+        except RuntimeError:
+            return False
+        for task in tasks:
+            task.result()
+    return True
 
 
 def thread_count() -> int:

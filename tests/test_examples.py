@@ -15,7 +15,8 @@ LOADED = (
 SERVED = {
     "tensorflow": "The export, loaded and run by the TensorFlow C++ SavedModel loader that "
     "TensorFlow Serving uses, with no Keras and no keras_he in the process, "
-    "gives the same probabilities, bit for bit",
+    # Bit for bit on few cores; more of them sum in another order, within the script's own bound.
+    "gives the same probabilities,",
     "jax": "The export through the C++ loader is for the TensorFlow backend",
     "torch": "The export through the C++ loader is for the TensorFlow backend",
 }

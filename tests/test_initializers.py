@@ -274,6 +274,27 @@ def test_a_built_prelu_counts_with_its_present_slopes():
     assert keras_he.KaimingNormal(layer).negative_slope == pytest.approx(0.5, rel=1e-6)
 
 
+def test_slopes_in_bfloat16_count_as_the_numbers_they_are():
+    layer = keras.layers.PReLU(keras.initializers.Constant(0.25), dtype="bfloat16")
+    layer.build((None, 3))
+    assert keras_he.KaimingNormal(layer).negative_slope == 0.25
+
+
+def test_a_large_kernel_is_drawn_after_the_main_thread_has_ended(run_python):
+    code = """
+import threading, time
+import keras, keras_he
+
+def train():
+    threading.main_thread().join()
+    time.sleep(0.5)
+    print(keras_he.KaimingNormal(seed=1)((1024, 1024)).shape)
+
+threading.Thread(target=train).start()
+"""
+    assert "1024" in run_python(code, KERAS_HE_NUM_THREADS="2")
+
+
 def test_an_unbuilt_prelu_with_random_slopes_is_refused():
     layer = keras.layers.PReLU("random_normal")
     with pytest.raises(keras_he.KerasHeError, match="[Bb]uild it first"):

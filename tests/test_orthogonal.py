@@ -2,9 +2,11 @@
 
 import math
 
+import keras
 import numpy as np
 import pytest
 
+import keras_he
 from keras_he.geometry import Geometry, matrix_axes
 from keras_he.orthogonal import draw_orthogonal
 from keras_he.sampling import draw
@@ -100,3 +102,19 @@ def test_threads_change_no_value():
     matrices = matrix_axes((600, 600), Geometry())
     one = draw_orthogonal(matrices, (600, 600), 1.0, 3, "float32", threads=1)
     assert np.array_equal(one, draw_orthogonal(matrices, (600, 600), 1.0, 3, "float32", threads=7))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shape", "apart"),
+    [
+        ({"geometry": "depthwise"}, (3, 3, 8, 2), lambda x: x.reshape(9, 8, 2).swapaxes(0, 1)),
+        ({"groups": 3}, (3, 4, 12), lambda x: x.reshape(12, 3, 4).swapaxes(0, 1)),
+        ({"gates": 4}, (6, 24), lambda x: x.reshape(6, 4, 6).swapaxes(0, 1)),
+        ({"geometry": "transpose"}, (3, 3, 4, 9), lambda x: x.reshape(1, 36, 9)),
+    ],
+)
+def test_the_class_draws_by_its_geometry(arguments, shape, apart):
+    initializer = keras_he.KaimingOrthogonal(gain=1.0, seed=3, **arguments)
+    x = keras.ops.convert_to_numpy(initializer(shape))
+    std = math.sqrt(np.mean(np.square(x, dtype=np.float64)))
+    assert_orthogonal(apart(x), std)

@@ -5,7 +5,7 @@ the class with its arguments filled in; so what is saved is always the class wit
 never the string. Names are frozen for ever, and none is a name of Keras'.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -49,6 +49,10 @@ class Alias(NamedTuple):
                     f"Write keras_he.{self.initializer.__name__}(…) with all of its arguments.",
                 )
         return self.initializer.from_config({**self.arguments, **config})
+
+    def __call__(self, shape: Sequence[int], dtype: Any = None) -> Any:
+        """Returns a kernel, for `keras.initializers.deserialize("he_prelu")` returns the alias."""
+        return self.from_config({})(shape, dtype)
 
 
 def aliases() -> dict[str, Alias | type[Kaiming]]:

@@ -97,6 +97,15 @@ def test_bare_name_deserializes_to_what_builds_it(name):
     assert read(keras.initializers.deserialize(name).from_config({})) == meaning(name)
 
 
+@pytest.mark.parametrize("name", ["he_prelu", "he_gelu_uniform_fan_out", "he_relu_orthogonal"])
+def test_bare_name_deserializes_to_what_draws(name):
+    keras.utils.set_random_seed(5)
+    kernel = keras.ops.convert_to_numpy(keras.initializers.deserialize(name)((8, 6), "float32"))
+    keras.utils.set_random_seed(5)
+    expected = keras.ops.convert_to_numpy(keras.initializers.get(name)((8, 6), "float32"))
+    assert np.array_equal(kernel, expected)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_name_brings_the_slope_of_its_activation_and_no_other(name):
     assert keras.initializers.get(name).negative_slope == SLOPES.get(meaning(name)[1])

@@ -111,8 +111,7 @@ def fans(
         Fans(fan_in=256.0, fan_out=256.0)
 
     Reference:
-        He et al. (2015), arXiv:1502.01852, sections 2.2 (`n̂ = k²d` backward) and 2.2 (`n = k²c`
-        forward).
+        He et al. (2015), arXiv:1502.01852, section 2.2: `n = k²c` forward, `n̂ = k²d` backward.
     """
     return geometry_fans(
         shape, make_geometry(geometry, strides, groups, gates, input_axes, output_axes)

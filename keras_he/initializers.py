@@ -264,9 +264,9 @@ def _key(seed: Any) -> Seed:
     if is_tracing():
         raise invalid(
             "seed",
-            "an integer or None where a kernel is made inside a compiled function",
+            "an integer or None where shapes are inferred or code is compiled",
             seed,
-            "Or build the model before it is compiled: `model.build(input_shape)`.",
+            "Or call the model once on a batch before `fit`: its kernels are made then.",
         )
     return tuple(int(word) % 2**64 for word in keras.ops.convert_to_numpy(seed.next()))
 

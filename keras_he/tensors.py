@@ -45,7 +45,8 @@ def is_tracing() -> bool:
     if backend == "torch":
         import torch
 
-        return bool(torch.compiler.is_compiling())
+        # Keras infers shapes on PyTorch's device without memory.
+        return bool(torch.compiler.is_compiling() or keras.ops.zeros(()).is_meta)
     return False
 
 

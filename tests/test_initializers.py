@@ -295,6 +295,37 @@ threading.Thread(target=train).start()
     assert "1024" in run_python(code, KERAS_HE_NUM_THREADS="2")
 
 
+class Unbuilt(keras.Model):
+    """Makes its kernel when it is first called, which `fit` does with symbols."""
+
+    def __init__(self):
+        super().__init__()
+        seed = keras.random.SeedGenerator(5)
+        self.dense = keras.layers.Dense(4, kernel_initializer=keras_he.KaimingNormal(seed=seed))
+
+    def call(self, x):
+        return self.dense(x)
+
+
+def fit(model):
+    model.compile("sgd", "mse")
+    model.fit(np.ones((8, 3), "float32"), np.ones((8, 4), "float32"), verbose=0)
+
+
+def test_a_generator_in_a_model_that_fit_builds_draws_or_is_refused_with_the_way_out():
+    if BACKEND != "jax":
+        fit(Unbuilt())
+        return
+    with pytest.raises(ValueError, match="call the model once on a batch"):
+        fit(Unbuilt())
+
+
+def test_the_way_out_works():
+    model = Unbuilt()
+    model(np.ones((1, 3), "float32"))
+    fit(model)
+
+
 def test_an_unbuilt_prelu_with_random_slopes_is_refused():
     layer = keras.layers.PReLU("random_normal")
     with pytest.raises(keras_he.KerasHeError, match="[Bb]uild it first"):

@@ -22,7 +22,9 @@ from keras_he.initializers import (
 )
 from keras_he.keras_activations import depth_factors, gain
 from keras_he.layers import layer_fans, register_kernels
+from keras_he.model import initialize
 from keras_he.registry import names, register
+from keras_he.report import Report
 
 __version__ = "0.1.0"
 
@@ -34,9 +36,11 @@ __all__ = [
     "KaimingTruncatedNormal",
     "KaimingUniform",
     "KerasHeError",
+    "Report",
     "depth_factors",
     "fans",
     "gain",
+    "initialize",
     "layer_fans",
     "names",
     "register_kernels",

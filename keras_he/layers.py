@@ -6,6 +6,8 @@ author tells with `register_kernels`. Rules are inherited, but not for the weigh
 adds.
 """
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -93,29 +95,53 @@ def register_kernels(layer_class: type, function: Rule) -> None:
     RULES[layer_class] = function
 
 
+class Place(NamedTuple):
+    """A layer where it stands in another: what it holds itself, or why that is not known.
+
+    `path` is of names; `key` is the same with automatic names (`dense_12`, which count all layers
+    of a process) replaced by what the layer is, so that it tells the place and nothing else.
+    `outer` are the layers that it is inside of; where a layer is `closed`, nothing is known of what
+    is inside it.
+    """
+
+    layer: keras.layers.Layer
+    path: str
+    key: str
+    outer: tuple[keras.layers.Layer, ...]
+    kernels: Mapping[str, Kernel]
+    problem: str = ""
+    closed: bool = False
+
+
 def layer_kernels(layer: keras.layers.Layer) -> dict[str, Kernel]:
     """Returns the kernels of a built layer by name; see `layer_fans`."""
     if not isinstance(layer, keras.layers.Layer):
         raise invalid("layer", "a Keras layer", layer)
     kernels: dict[str, Kernel] = {}
     problems: list[str] = []
-    for name, found in _walk(layer, ""):
-        if isinstance(found, Kernel):
-            kernels[name] = found
-        else:
-            problems.append(f"{layer.name}/{name}".rstrip("/") + f": {found}")
+    for place in places(layer):
+        kernels.update({join(place.path, name): one for name, one in place.kernels.items()})
+        if place.problem:
+            problems.append(f"{layer.name}/{place.path}".rstrip("/") + f": {place.problem}")
     if problems:
         raise InvalidArgument("`layer` must have known kernels.\n" + "\n".join(problems))
     return kernels
 
 
-def _walk(layer: keras.layers.Layer, path: str) -> Iterator[tuple[str, Kernel | str]]:
-    """Yields each kernel at or below `path`, and in place of what is not known the reason."""
+def places(layer: keras.layers.Layer) -> Iterator[Place]:
+    """Yields a layer and all layers inside it; one that is used twice stands there twice."""
+    return _places(layer, "", "", ())
+
+
+def _places(
+    layer: keras.layers.Layer, path: str, key: str, outer: tuple[keras.layers.Layer, ...]
+) -> Iterator[Place]:
     known = next((cls for cls in type(layer).__mro__ if cls in RULES), None)
     rule = RULES[known] if known else None
     if not layer.built:
         if _may_hold_kernels(layer, rule):
-            yield path, f"{type(layer).__name__} is not built. Call it once, or its `build`."
+            reason = f"{type(layer).__name__} is not built. Call it once, or its `build`."
+            yield Place(layer, path, key, outer, {}, reason, closed=True)
             return
         rule = None
     try:
@@ -123,16 +149,39 @@ def _walk(layer: keras.layers.Layer, path: str) -> Iterator[tuple[str, Kernel | 
         own, inside = _own_kernels(layer, spoken), _inside(layer, spoken)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         reason = str(error) if isinstance(error, InvalidArgument) else repr(error)
-        yield path, f"the rule of {known.__name__ if known else None} failed: {reason}"
+        reason = f"the rule of {known.__name__ if known else None} failed: {reason}"
+        yield Place(layer, path, key, outer, {}, reason, closed=True)
         return
-    for name, kernel in own.items():
-        yield _join(path, name), kernel
-    if known is not type(layer):
-        unknown = _unspoken_weights(layer, known, own)
-        if unknown:
-            yield path, _no_rule(layer, unknown)
+    unknown = [] if known is type(layer) else _unspoken_weights(layer, known, own)
+    yield Place(layer, path, key, outer, own, _no_rule(layer, unknown) if unknown else "")
+    keys = _keys(inside, spoken)
     for name, inner in inside.items():
-        yield from _walk(inner, _join(path, name))
+        yield from _places(inner, join(path, name), join(key, keys[name]), (*outer, layer))
+
+
+def join(path: str, name: str) -> str:
+    """Returns the path of what is called `name` at `path`; either may be empty."""
+    return "/".join(part for part in (path, name) if part)
+
+
+def _keys(inside: Mapping[str, keras.layers.Layer], spoken: Kernels) -> dict[str, str]:
+    """Returns, by name, what tells the layers inside apart whatever they are called.
+
+    That is the name that the user or a rule gave; else the type, the shapes of the weights, and
+    the number among the like, so that a layer of another kind elsewhere changes nothing.
+    """
+    keys: dict[str, str] = {}
+    alike: Counter[str] = Counter()
+    for name, inner in inside.items():
+        automatic = rf"{type(inner).__name__}\d*"  # Conv2D: conv2d, conv2d_1, conv2d_1_2
+        if name in spoken or not re.fullmatch(automatic, name.replace("_", ""), re.IGNORECASE):
+            keys[name] = name
+            continue
+        shapes = [tuple(weight.shape) for weight in inner.weights]
+        kind = f"{type(inner).__name__}{shapes}"
+        keys[name] = f"{kind}#{alike[kind]}"
+        alike[kind] += 1
+    return keys
 
 
 def _may_hold_kernels(layer: keras.layers.Layer, rule: Rule | None) -> bool:
@@ -214,10 +263,6 @@ def _no_rule(layer: keras.layers.Layer, weights: list[Any]) -> str:
         f'lambda layer: {{"{next(held, weights[0].name)}": {{…}}}})`, with the arguments of '
         "`keras_he.fans`."
     )
-
-
-def _join(path: str, name: str) -> str:
-    return "/".join(part for part in (path, name) if part)
 
 
 def _no_kernels(layer: Any) -> Kernels:

@@ -14,6 +14,27 @@ def sublayers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     return list(layer._flatten_layers(include_self=False, recursive=False))
 
 
+def layers_inside(
+    layer: keras.layers.Layer, closed: tuple[type, ...] = ()
+) -> list[keras.layers.Layer]:
+    """Returns a layer and all layers inside it, each once, but nothing inside `closed` types."""
+    found: dict[int, keras.layers.Layer] = {}
+    waiting = [layer]
+    while waiting:
+        one = waiting.pop()
+        if id(one) not in found:
+            found[id(one)] = one
+            if not isinstance(one, closed):
+                waiting.extend(reversed(sublayers(one)))
+    return list(found.values())
+
+
+def own_variables(layer: keras.layers.Layer) -> list[Any]:
+    """Returns the variables that `layer` alone holds, the states of seed generators included."""
+    inner = {id(variable) for child in sublayers(layer) for variable in child.variables}
+    return [variable for variable in layer.variables if id(variable) not in inner]
+
+
 def own_trainable_weights(layer: keras.layers.Layer) -> list[Any]:
     """Returns the trainable weights that `layer` alone holds, frozen ones included."""
     inner = {id(weight) for child in sublayers(layer) for weight in child.weights}

@@ -5,7 +5,10 @@ the process, so alignment is checked here, and memory that lacks it is copied. W
 belongs to the backend: nobody writes to the array afterwards.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import keras
@@ -48,6 +51,83 @@ def is_tracing() -> bool:
         # Keras infers shapes on PyTorch's device without memory.
         return bool(torch.compiler.is_compiling() or keras.ops.zeros(()).is_meta)
     return False
+
+
+def is_symbolic(value: Any) -> bool:
+    """Returns whether a value is a tensor that has no numbers here, but stands for some."""
+    if isinstance(value, keras.KerasTensor):
+        return True
+    if not keras.ops.is_tensor(value):
+        return False
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return bool(tf.is_symbolic_tensor(value))
+    if backend == "jax":
+        import jax
+
+        return isinstance(value, jax.core.Tracer)
+    return bool(getattr(value, "is_meta", False))
+
+
+def mean_square(value: Any) -> float:
+    """Returns the second moment of a tensor's elements, taken in float32; 0.0 where it has none."""
+    size = math.prod(value.shape)
+    if not size:
+        return 0.0
+    wide = keras.ops.cast(value, "float32") if value.dtype != "float32" else value
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        total = 2.0 * float(tf.nn.l2_loss(wide))  # one pass, and no square of it in memory
+    else:
+        total = float(keras.ops.sum(keras.ops.square(wide)))
+    if 1e-30 < total < 1e38:
+        return total / size
+    # Beyond float32's range for squares, though the values may be within it.
+    largest = float(keras.ops.max(keras.ops.abs(wide)))
+    if largest == 0.0 or not math.isfinite(largest):
+        return largest
+    return float(keras.ops.mean(keras.ops.square(wide / largest))) * largest * largest
+
+
+@contextmanager
+def apart(seed: int | None = None, *, gradients: bool = False) -> Iterator[None]:
+    """Runs eager code that leaves no trace on PyTorch: no gradients, no use of its generator.
+
+    Keras' Dropout and a `DataLoader` move PyTorch's own generator past any seed generator; `seed`
+    sets it within. TensorFlow and JAX record nothing unasked.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    with torch.set_grad_enabled(gradients), torch.random.fork_rng():
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield
+
+
+def gradients(function: Callable[[list[Any]], Any], values: list[Any]) -> list[Any]:
+    """Returns the gradients of a number that eager code makes of tensors."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            for value in values:
+                tape.watch(value)
+            result = function(values)
+        return list(tape.gradient(result, values))
+    if backend == "jax":
+        import jax
+
+        return list(jax.grad(function)(values))
+    import torch
+
+    leaves = [value.detach().requires_grad_() for value in values]
+    return list(torch.autograd.grad(function(leaves), leaves))
 
 
 def double_precision() -> AbstractContextManager[Any]:

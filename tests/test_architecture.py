@@ -19,6 +19,11 @@ STAGES = [
     ["laws", "sampling", "orthogonal"],
     ["tensors", "keras_activations", "sublayers", "initializers", "layers"],
     ["registry"],
+    ["structure", "selection", "inputs", "probe", "provenance"],
+    ["in_front", "faults", "entries", "measure", "look", "plan"],
+    ["apply"],
+    ["report"],
+    ["model"],
     ["__init__"],
 ]
 ORDER = [module for stage in STAGES for module in stage]

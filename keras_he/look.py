@@ -1,0 +1,96 @@
+"""Passes with kernels that are known: looking back at the gradient, and at the model as it will be.
+
+With `mode="fan_out"` or `"fan_avg"` the gradient is measured too, along chains, and the kernels get
+other sizes than those that were passed on. Without random masks, the moving statistics are those
+that inference will see.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+
+from keras_he.entries import Entry
+from keras_he.probe import forward
+from keras_he.sampling import draw
+from keras_he.tensors import gradients, mean_square
+
+
+class Look:
+    """A watcher that records the second moments of pre-activations, their biases included.
+
+    Args:
+        entries: The variables of the model. In training mode the moments of their kernels are
+            recorded anew.
+        training: Whether it is a pass in training mode. In inference mode, too, a
+            `BatchNormalization` takes the statistics of its batch.
+    """
+
+    def __init__(self, entries: Sequence[Entry], training: bool) -> None:
+        self._training = training
+        self._kernels: dict[int, Entry] = {}
+        if training:
+            for entry in entries:
+                entry.moments.clear()
+                if entry.slot.role == "kernel":
+                    self._kernels[id(entry.slot.layer)] = entry
+
+    def on_call(self, layer: Any, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Runs a layer."""
+        if isinstance(layer, keras.layers.BatchNormalization) and not self._training:
+            kwargs = {**kwargs, "training": True}
+        return call(*args, **kwargs)
+
+    def on_activation(self, layer: Any, activation: Callable[[Any], Any], value: Any) -> Any:
+        """Records the second moment of a pre-activation."""
+        entry = self._kernels.get(id(layer))
+        if entry is not None:
+            entry.moments.append(mean_square(value))
+        return activation(value)
+
+
+class _Zeros:
+    """A watcher that adds zeros to pre-activations, by which the gradient is taken."""
+
+    def __init__(self, places: dict[int, int], zeros: list[Any]) -> None:
+        self._places, self._zeros = places, zeros
+
+    def on_call(self, layer: Any, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Runs a layer."""
+        return call(*args, **kwargs)
+
+    def on_activation(self, layer: Any, activation: Callable[[Any], Any], value: Any) -> Any:
+        """Adds zeros to a pre-activation."""
+        place = self._places.get(id(layer))
+        if place is not None:
+            value = value + keras.ops.cast(self._zeros[place], value.dtype)
+        return activation(value)
+
+
+def backward_moments(
+    model: Any, inputs: Any, state: list[tuple[Any, Any]], chain: Sequence[Entry], seed: int
+) -> list[float]:
+    """Returns the second moments of a random output's gradient by each pre-activation of a chain.
+
+    Args:
+        model: The model.
+        inputs: What it is called with.
+        state: What its variables hold.
+        chain: Kernels of layers that are called once each.
+        seed: Seed of the output, a sum of all outputs weighted by standard normal draws.
+    """
+    places = {id(entry.slot.layer): place for place, entry in enumerate(chain)}
+
+    def total(zeros: list[Any]) -> Any:
+        scope = keras.StatelessScope(state_mapping=state)
+        watcher = _Zeros(places, zeros)
+        outputs = forward(model, inputs, scope, watcher, seed, differentiable=True)
+        result: Any = 0.0
+        for position, output in enumerate(keras.tree.flatten(outputs)):
+            shape = tuple(output.shape)
+            weights = draw("normal", shape, 1.0, (seed, position), "float32")
+            result = result + keras.ops.sum(keras.ops.cast(output, "float32") * weights)
+        return result
+
+    zeros = [keras.ops.zeros(entry.output_shape) for entry in chain]
+    return [mean_square(gradient) for gradient in gradients(total, zeros)]

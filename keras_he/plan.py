@@ -1,0 +1,323 @@
+"""What each variable of a model is to get: decided and measured, with nothing written yet.
+
+Everything that can fail, fails here. A plan holds the values of all variables that change; the
+only writer is `keras_he.apply`.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+
+from keras_he.entries import Entry, seed_of
+from keras_he.errors import KerasHeError
+from keras_he.in_front import is_rectifier
+from keras_he.look import Look, backward_moments
+from keras_he.measure import Measurement, Settings
+from keras_he.probe import forward
+from keras_he.provenance import Trace, depth_factors
+from keras_he.selection import selected
+from keras_he.structure import Slot, layer_paths, remade_initializer, slots, unbuilt
+from keras_he.variance import standard_deviation
+
+
+@dataclass
+class Plan:
+    """The entries of a model's variables, and what the pass noticed.
+
+    Attributes:
+        entries: One for each variable.
+        settings: Law and mode of the kernels.
+        notes: What a user should know.
+        random_layers: Layers that drew random numbers, which differ between backends.
+        branched: Whether the signal takes more than one way.
+        chain: The kernels in order, where the signal takes one way past all of them.
+        drawn: Final values of kernels that were needed before the model is written.
+    """
+
+    settings: Settings
+    entries: list[Entry]
+    notes: list[str] = field(default_factory=list)
+    random_layers: list[str] = field(default_factory=list)
+    branched: bool = False
+    drawn: dict[int, Any] = field(default_factory=dict)
+    chain: list[Entry] = field(default_factory=list)
+
+    def final(self, entry: Entry) -> Any:
+        """Returns the values that a variable gets, `None` of one that is left."""
+        if entry.is_set and entry.gain is not None:
+            known = self.drawn.get(id(entry))
+            if known is not None:
+                return known
+            return entry.draw(self.settings.law, self.settings.mode, entry.gain)
+        return None if entry.left else entry.value
+
+    def final_state(self) -> list[tuple[Any, Any]]:
+        """Returns what the variables will hold, but moving statistics, which are 0."""
+        state = []
+        for entry in self.entries:
+            if entry.slot.role == "statistic" and not entry.left:
+                state.append((entry.slot.variable, _zeros(entry.slot.variable)))
+                continue
+            values = self.final(entry)
+            if values is not None:
+                state.append((entry.slot.variable, values))
+                if entry.is_set:
+                    self.drawn[id(entry)] = values
+        return state
+
+
+def make_plan(
+    model: Any,
+    batch: Any,
+    settings: Settings,
+    seed: int,
+    *,
+    measures: bool,
+    residual: str | None,
+    statistics: str,
+    only: Any,
+    skip: Any,
+    progress: Callable[[], None],
+) -> Plan:
+    """Returns the plan of a model; `batch=None` runs no pass."""
+    entries = _entries(model, seed, only, skip)
+    for entry in entries:
+        if entry.slot.role == "remade" and not entry.left:
+            _remake(entry)
+    plan = Plan(settings, entries)
+    plan.notes += [f"not built: {path}: {reason}" for path, reason in unbuilt(model).items()]
+    if batch is not None:
+        _run_passes(model, batch, plan, seed, measures, residual, statistics, progress)
+    for entry in entries:
+        if entry.slot.role == "statistic" and not entry.left and entry.value is None:
+            _initial_statistics(entry)
+        if entry.is_set and entry.gain is None:
+            entry.rule = "analytic, not reached"
+            entry.gain = 1.0
+    return plan
+
+
+def _entries(model: Any, seed: int, only: Any, skip: Any) -> list[Entry]:
+    found = slots(model)
+    chosen = selected([slot.path for slot in found], only, skip)
+    return [
+        Entry(
+            slot,
+            seed_of(seed, slot.key),
+            left=slot.left or ("" if slot.path in chosen else "not selected"),
+        )
+        for slot in found
+    ]
+
+
+def _run_passes(
+    model: Any,
+    batch: Any,
+    plan: Plan,
+    seed: int,
+    measures: bool,
+    residual: str | None,
+    statistics: str,
+    progress: Callable[[], None],
+) -> None:
+    """Runs the pass that measures; again, where it finds sums whose branches are to be scaled."""
+    inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, batch)
+    pass_seed = seed_of(seed, "a pass") % 2**32
+    state, paths = _unit_state(plan), layer_paths(model)
+
+    def run(factors: dict[int, float]) -> tuple[Measurement, Trace, keras.StatelessScope]:
+        scope = keras.StatelessScope(state_mapping=state)
+        trace = Trace(keras.tree.flatten(inputs))
+        watcher = Measurement(
+            plan.entries,
+            plan.settings,
+            scope,
+            trace,
+            paths,
+            factors,
+            measures=measures,
+            progress=progress,
+        )
+        forward(model, inputs, scope, watcher, pass_seed)
+        return watcher, trace, scope
+
+    try:
+        watcher, trace, scope = run({})
+    except KerasHeError as error:
+        if measures:
+            raise
+        plan.notes.append(f"the activations in front are not known: {error}")
+        return
+    factors = depth_factors(trace.runs) if residual == "depth" and measures else {}
+    if factors:
+        for entry in plan.entries:
+            if entry.slot.role == "kernel":
+                entry.forget()
+        watcher, trace, scope = run(factors)
+    plan.notes += watcher.notes + _merges(trace)
+    plan.random_layers = watcher.random_layers
+    plan.branched = bool(trace.runs or trace.left or trace.unseen)
+    if not measures:
+        return
+    calls = watcher.normalised
+    plan.chain = _chain(plan)
+    modes = []
+    if plan.settings.mode != "fan_in":
+        _look_back(model, inputs, plan, pass_seed)
+        modes.append(True)
+    if calls and plan.random_layers:
+        modes.append(False)  # without the random masks, as inference will see it
+    state.clear()
+    for training in modes:
+        look = Look(plan.entries, training)
+        scope = keras.StatelessScope(state_mapping=plan.final_state())
+        forward(model, inputs, scope, look, pass_seed, training=training)
+    if statistics == "batch":
+        _batch_statistics(plan.entries, scope, calls)
+
+
+def _chain(plan: Plan) -> list[Entry]:
+    """Returns the kernels in the order of the signal, where it takes one way past all of them.
+
+    Of a separable convolution the second half stands for both.
+    """
+    reached = sorted(
+        (
+            entry
+            for entry in plan.entries
+            if entry.slot.role == "kernel" and entry.order is not None
+        ),
+        key=lambda entry: entry.order or 0,
+    )
+    chain = list({id(entry.slot.layer): entry for entry in reached}.values())
+    alone = all(
+        entry.behind == place and len(entry.moments) == 1 for place, entry in enumerate(chain)
+    )
+    return chain if alone and not plan.branched else []
+
+
+def _look_back(model: Any, inputs: Any, plan: Plan, seed: int) -> None:
+    """Takes measured gains to the mode: to the fans, or to the gradient that was measured.
+
+    Along a chain of rectifiers a kernel that keeps the signal changes the gradient's second moment
+    by a ratio that is measured, and one that is smaller by its root keeps the gradient. Behind any
+    other activation the ratio is another at another size of the signal.
+    """
+    ratios: dict[int, float] = {}
+    if plan.chain:
+        state = _forward_state(plan)
+        moments = backward_moments(model, inputs, state, plan.chain, seed)
+        pairs = zip(plan.chain, plan.chain[1:], moments, moments[1:], strict=False)
+        for before, entry, earlier, later in pairs:
+            if follows(before, entry) and is_rectifier(entry.activation) and earlier and later:
+                ratios[id(entry.slot.layer)] = earlier / later
+    for entry in plan.entries:
+        if entry.is_set and entry.rule == "measured":
+            _take_to_mode(entry, plan.settings.mode, ratios)
+
+
+def _take_to_mode(entry: Entry, mode: str, ratios: dict[int, float]) -> None:
+    forward_std, fans = entry.std("fan_in"), entry.fans
+    assert forward_std is not None
+    assert fans is not None
+    backward_std = entry.std("fan_out")
+    ratio = ratios.get(id(entry.slot.layer))
+    if ratio is not None and entry.slot.name != "depthwise_kernel":
+        backward_std = forward_std / math.sqrt(ratio)
+    assert backward_std is not None
+    std = {
+        "fan_out": backward_std,
+        "fan_avg": math.sqrt(2 / (forward_std**-2 + backward_std**-2)),
+    }[mode]
+    entry.gain = float(f"{std / standard_deviation(1.0, fans, mode):.3g}")
+
+
+def follows(before: Entry, entry: Entry) -> bool:
+    """Returns whether nothing that changes sizes, such as pooling, stands between two kernels."""
+    return entry.input_size == math.prod(before.output_shape)
+
+
+def _forward_state(plan: Plan) -> list[tuple[Any, Any]]:
+    """Returns what the variables hold where every kernel keeps the signal."""
+    state = []
+    for entry in plan.entries:
+        if entry.is_set and entry.gain is not None:
+            values = entry.draw(plan.settings.law, "fan_in", entry.gain)
+            state.append((entry.slot.variable, values))
+        elif entry.value is not None and not entry.left:
+            state.append((entry.slot.variable, entry.value))
+    return state
+
+
+def _unit_state(plan: Plan) -> list[tuple[Any, Any]]:
+    """Returns what the variables hold while it is measured: kernels of gain 1, biases of 0."""
+    state = []
+    for entry in plan.entries:
+        variable = entry.slot.variable
+        if entry.is_set and not entry.recurrent:
+            state.append((variable, entry.draw(plan.settings.law, "fan_in", 1.0)))
+        elif entry.adds_bias or (entry.slot.role == "statistic" and not entry.left):
+            state.append((variable, _zeros(variable)))
+        elif entry.value is not None:
+            state.append((variable, entry.value))
+    return state
+
+
+def _zeros(variable: Any) -> Any:
+    return keras.ops.zeros(variable.shape, dtype=variable.dtype)
+
+
+def _merges(trace: Trace) -> list[str]:
+    """Returns what is said of merges that are left as they are."""
+    notes = []
+    if trace.left:
+        counts = ", ".join(f"{count} {name}" for name, count in sorted(trace.left.items()))
+        notes.append(f"merges left as they are: {counts}")
+    if trace.unseen:
+        where = ", ".join(dict.fromkeys(trace.unseen))
+        notes.append(
+            f"unseen merge: sums that no layer makes, at {where}, are left as they are; made by "
+            "`keras.layers.Add` their branches would be scaled"
+        )
+    return notes
+
+
+def _remake(entry: Entry) -> None:
+    """Makes a bias or a parameter of a normalisation again, as its layer made it."""
+    slot = entry.slot
+    make = remade_initializer(slot.layer, slot.name)
+    if make is not None:
+        entry.value = _made(make, slot)
+        entry.rule = f"{slot.name}_initializer"
+
+
+def _initial_statistics(entry: Entry) -> None:
+    entry.rule = f"{entry.slot.name}_initializer"
+    entry.value = _made(getattr(entry.slot.layer, entry.rule), entry.slot)
+
+
+def _made(initializer: Callable[..., Any], slot: Slot) -> Any:
+    variable = slot.variable
+    values = initializer(tuple(variable.shape), dtype=variable.dtype)
+    return keras.ops.convert_to_tensor(values, dtype=variable.dtype)
+
+
+def _batch_statistics(
+    entries: Sequence[Entry], scope: keras.StatelessScope, calls: dict[int, int]
+) -> None:
+    """Takes the statistics of the batch out of what the pass has made of moving ones that were 0.
+
+    After `n` calls those are the mean over the calls, by their weights, times `1 - momentum**n`.
+    """
+    for entry in entries:
+        layer = entry.slot.layer
+        if entry.slot.role != "statistic" or entry.left or not calls.get(id(layer)):
+            continue
+        share = 1.0 - layer.momentum ** calls[id(layer)]
+        if share > 0.0 and not getattr(layer, "renorm", False):
+            moved = scope.get_current_value(entry.slot.variable)
+            entry.value = keras.ops.cast(moved / share, entry.slot.variable.dtype)
+            entry.rule = "batch statistics"

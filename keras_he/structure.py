@@ -1,0 +1,207 @@
+"""The variables of a model, each once: where it stands, what it is for, and whether it may change.
+
+What a variable is for follows from the layer that holds it: kernels by the rules of
+`keras_he.layers`, biases and the parameters of normalisations by the initializer that the layer
+keeps for them. Whatever else a layer holds is left as it is, and named with the reason.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+
+from keras_he.layers import Kernel, Place, join, places
+from keras_he.sublayers import own_variables
+
+_STATISTICS = ("moving_mean", "moving_variance")
+_NORMALISATIONS = (
+    keras.layers.BatchNormalization,
+    keras.layers.GroupNormalization,
+    keras.layers.LayerNormalization,
+    keras.layers.RMSNormalization,
+    keras.layers.UnitNormalization,
+    keras.layers.Normalization,
+)
+# One attribute of these makes the kernels of several layers inside.
+_SHARING = (
+    keras.layers.Bidirectional,
+    keras.layers.GroupQueryAttention,
+    keras.layers.MultiHeadAttention,
+)
+
+
+class Slot(NamedTuple):
+    """A variable of a model, where it stands.
+
+    Attributes:
+        path: Names of the layers on the way, and the variable's own.
+        key: The same without automatic names: what the variable's seed follows.
+        layer: The layer that holds it.
+        name: Its name in the layer.
+        variable: The Keras variable.
+        role: `"kernel"`, `"remade"` (by an initializer of the layer), `"statistic"`, or `"other"`.
+        kernel: How it is used, of kernels.
+        left: Why it must not be changed, or nothing.
+        unseen: Why a forward pass does not see its layer at work, or nothing.
+        shared_attribute: Whether the attribute that made it made other kernels too.
+        beside_kernel: Whether its layer holds a kernel itself.
+    """
+
+    path: str
+    key: str
+    layer: keras.layers.Layer
+    name: str
+    variable: Any
+    role: str
+    kernel: Kernel | None
+    left: str
+    unseen: str
+    shared_attribute: bool
+    beside_kernel: bool
+
+
+def is_normalisation(layer: Any) -> bool:
+    """Returns whether a layer sets the size of what passes it."""
+    return isinstance(layer, _NORMALISATIONS)
+
+
+def slots(model: keras.layers.Layer) -> list[Slot]:
+    """Returns all variables of a model, those of metrics and optimizers aside, each once."""
+    found: dict[int, Slot] = {}
+    taken: set[str] = set()
+    metrics = {id(variable) for variable in getattr(model, "metrics_variables", ())}
+    for place in places(model):
+        # Nothing inside a closed layer is visited, so what is there counts as its own.
+        held = place.layer.variables if place.closed else own_variables(place.layer)
+        for variable in held:
+            if id(variable) not in found and id(variable) not in metrics:
+                slot = _slot(place, variable, taken)
+                taken.add(slot.path)
+                found[id(variable)] = slot
+    return list(found.values())
+
+
+def layer_paths(model: keras.layers.Layer) -> dict[int, str]:
+    """Returns the path of each layer in a model by its identity, the first of several."""
+    paths: dict[int, str] = {}
+    for place in places(model):
+        paths.setdefault(id(place.layer), place.path or place.layer.name)
+    return paths
+
+
+def unbuilt(model: keras.layers.Layer) -> dict[str, str]:
+    """Returns, by path, why nothing is known of layers that have no weights yet."""
+    return {
+        place.path: place.problem
+        for place in places(model)
+        if place.problem and not place.layer.built
+    }
+
+
+def initializer_attribute(slot: Slot) -> str | None:
+    """Returns the attribute of the layer that holds the initializer of the variable, if one does.
+
+    Keras calls it `kernel_initializer` for `kernel`, `recurrent_initializer` for
+    `recurrent_kernel`, and `depthwise_initializer` for the `kernel` of a depthwise convolution.
+    """
+    stem = slot.name.removesuffix("_kernel")
+    candidates = [f"{slot.name}_initializer", f"{stem}_initializer"]
+    if slot.kernel is not None and slot.kernel.geometry.kind == "depthwise":
+        candidates.insert(0, "depthwise_initializer")
+    return next((name for name in candidates if name in vars(slot.layer)), None)
+
+
+def _slot(place: Place, variable: Any, taken: set[str]) -> Slot:
+    attribute = next(
+        (name for name, kernel in place.kernels.items() if kernel.variable is variable), None
+    )
+    name = attribute or variable.name
+    unique, copies = name, 1
+    while join(place.path, unique) in taken:
+        copies += 1
+        unique = f"{name}_{copies}"
+    kernel = place.kernels[attribute] if attribute else None
+    role = _role(place.layer, name, kernel)
+    return Slot(
+        join(place.path, unique),
+        join(place.key, unique),
+        place.layer,
+        name,
+        variable,
+        role,
+        kernel,
+        _left(place, variable, role, name),
+        _unseen(place.outer),
+        any(isinstance(layer, _SHARING) for layer in place.outer),
+        bool(place.kernels),
+    )
+
+
+def _role(layer: keras.layers.Layer, name: str, kernel: Kernel | None) -> str:
+    if kernel is not None:
+        return "kernel"
+    if isinstance(layer, keras.layers.BatchNormalization) and name in _STATISTICS:
+        return "statistic"
+    remade = name == "bias" or (name in ("beta", "gamma", "scale") and is_normalisation(layer))
+    if remade and remade_initializer(layer, name) is not None:
+        return "remade"
+    return "other"
+
+
+def remade_initializer(layer: Any, name: str) -> Callable[..., Any] | None:
+    """Returns what makes a bias, or a parameter of a normalisation, as the layer itself does."""
+    if isinstance(layer, keras.layers.LSTMCell) or _is_convolutional_lstm_cell(layer):
+        return lambda shape, dtype: _forgetting_bias(layer, shape, dtype)
+    if isinstance(layer, keras.layers.RMSNormalization):
+        return keras.initializers.Ones()
+    found: Callable[..., Any] | None = getattr(layer, f"{name}_initializer", None)
+    return found if callable(found) else None
+
+
+def _is_convolutional_lstm_cell(layer: Any) -> bool:
+    return hasattr(layer, "unit_forget_bias") and hasattr(layer, "recurrent_initializer")
+
+
+def _forgetting_bias(cell: Any, shape: tuple[int, ...], dtype: str) -> Any:
+    """Returns an LSTM's bias: 1 for the forget gate, the second of four, if the cell says so."""
+    if not cell.unit_forget_bias:
+        return cell.bias_initializer(shape, dtype=dtype)
+    units = shape[0] // 4
+    return keras.ops.concatenate(
+        [
+            cell.bias_initializer((units,), dtype=dtype),
+            keras.ops.ones((units,), dtype=dtype),
+            cell.bias_initializer((2 * units,), dtype=dtype),
+        ]
+    )
+
+
+def _left(place: Place, variable: Any, role: str, name: str) -> str:
+    """Returns why a variable must not be changed, or nothing."""
+    layer = place.layer
+    if not keras.backend.is_float_dtype(variable.dtype):
+        return "holds integers"
+    if getattr(layer, "quantization_mode", None):
+        return f"quantized ({layer.quantization_mode})"
+    if getattr(layer, "lora_enabled", False):
+        return "LoRA is enabled"
+    if role == "statistic":
+        return "" if layer.trainable else "frozen"
+    if not variable.trainable:
+        return "frozen" if role in ("kernel", "remade") else "not trained"
+    if role in ("kernel", "remade"):
+        return "a table that is looked up" if name == "embeddings" else ""
+    if place.problem:
+        return place.problem
+    if isinstance(layer, keras.layers.PReLU):
+        return "a slope of PReLU"
+    return f"no kernel, bias or normalisation: a parameter of {type(layer).__name__}"
+
+
+def _unseen(outer: tuple[keras.layers.Layer, ...]) -> str:
+    for layer in outer:
+        if isinstance(layer, keras.layers.RNN):
+            return "recurrent"
+        if isinstance(layer, keras.layers.SpectralNormalization):
+            return "SpectralNormalization sets its size"
+    return ""

@@ -1,0 +1,107 @@
+"""The report: what a person reads, and what a program keeps."""
+
+import json
+import math
+
+import architectures
+import keras
+import pytest
+from keras import layers
+from test_initialize import batch_for
+
+import keras_he
+
+EXPECTED = """\
+small has 3 of 3 kernels set: normal, fan_in, seed 1.
+kernel                               shape            in front  gain    std     E[y²]   rule
+first/kernel                         3×3×3×8          linear    #       #       #       measured
+second/kernel                        3×3×8×8          relu      #       #       #       measured
+head/kernel                          288×4            linear    #       #       #       measured
+Second moment of the signal over depth: spread # decades about its targets.
+Second moment of the gradient over depth: # decades predicted.
+Made again: 3 by bias_initializer."""
+
+
+def small():
+    return keras.Sequential(
+        [
+            keras.Input((10, 10, 3)),
+            layers.Conv2D(8, 3, activation="relu", name="first"),
+            layers.Conv2D(8, 3, name="second"),
+            layers.Flatten(),
+            layers.Dense(4, name="head"),
+        ],
+        name="small",
+    )
+
+
+def masked(text):
+    """Returns the text with measured numbers as #."""
+    lines = []
+    for line in text.splitlines():
+        if line.endswith("measured"):
+            line = line[:64] + "#       #       #       measured"
+        words = (
+            [
+                "#" if word.replace(".", "").isdigit() and "." in word else word
+                for word in line.split(" ")
+            ]
+            if line.startswith("Second")
+            else [line]
+        )
+        lines.append(" ".join(words))
+    return "\n".join(lines)
+
+
+def test_the_whole_report_reads_so():
+    assert masked(str(keras_he.initialize(small(), seed=1))) == EXPECTED
+
+
+@pytest.mark.parametrize("name", architectures.SMALL)
+def test_every_variable_stands_in_a_row_and_the_table_fits(name):
+    model = architectures.SMALL[name]()
+    report = keras_he.initialize(model, batch_for(model), seed=1)
+    assert len(report.rows) == len({row.path for row in report.rows})
+    assert len(report.rows) == len({id(one) for one in model.variables})
+    for row in report.rows:
+        assert bool(row.rule) != bool(row.left)
+    assert max(len(line) for line in str(report).splitlines()) <= 100
+
+
+def test_a_report_is_plain_values():
+    report = keras_he.initialize(small(), seed=1)
+    told = json.loads(report.to_json())
+    assert told["rows"][0]["path"] == "first/kernel"
+    assert told["rows"][0]["fans"] == [27.0, 72.0]
+    assert told["forward_spread"] == report.forward_spread
+    assert report == keras_he.initialize(small(), seed=1)
+    assert report != keras_he.initialize(small(), seed=2)
+
+
+def test_check_sees_a_spread_that_is_too_large():
+    report = keras_he.initialize(architectures.unet(), seed=1, mode="fan_out")
+    assert report.forward_spread > 0.5
+    with pytest.raises(keras_he.KerasHeError, match=r"spread \d.\d\d is above 0.18 decades"):
+        report.check()
+    report.check(spread=math.inf)
+
+
+def test_a_kernel_that_was_not_reached_is_told():
+    class Idle(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.used, self.unused = layers.Dense(8), layers.Dense(8, name="unused")
+
+        def build(self, shape):
+            self.used.build(shape)
+            self.unused.build(shape)
+
+        def call(self, x):
+            return self.used(x)
+
+    model = keras.Sequential([keras.Input((8,)), Idle()])
+    report = keras_he.initialize(model, seed=1)
+    row = next(row for row in report.kernels if "unused" in row.path)
+    assert (row.rule, row.gain) == ("analytic, not reached", 1.0)
+    with pytest.raises(keras_he.KerasHeError, match="unused/kernel was not reached"):
+        report.check()

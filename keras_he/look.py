@@ -88,7 +88,8 @@ def backward_moments(
         result: Any = 0.0
         for position, output in enumerate(keras.tree.flatten(outputs)):
             shape = tuple(output.shape)
-            weights = draw("normal", shape, 1.0, (seed, position), "float32")
+            normal = draw("normal", shape, 1.0, (seed, position), "float32")
+            weights = keras.ops.convert_to_tensor(normal)
             result = result + keras.ops.sum(keras.ops.cast(output, "float32") * weights)
         return result
 

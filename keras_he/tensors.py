@@ -68,7 +68,11 @@ def is_symbolic(value: Any) -> bool:
         import jax
 
         return isinstance(value, jax.core.Tracer)
-    return bool(getattr(value, "is_meta", False))
+    try:
+        value.data_ptr()  # batched and traced tensors have no memory, and say so
+    except (AttributeError, RuntimeError):
+        return backend == "torch"
+    return bool(value.is_meta)
 
 
 def mean_square(value: Any) -> float:

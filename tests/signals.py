@@ -84,7 +84,10 @@ def gradient_moments(model, batch, *, seed=0):
         return total
 
     outputs = keras.tree.flatten(_walk(model, batch, None)[0])
-    directions = [rng.standard_normal(tuple(one.shape)).astype("float32") for one in outputs]
+    directions = [
+        keras.ops.convert_to_tensor(rng.standard_normal(tuple(one.shape)).astype("float32"))
+        for one in outputs
+    ]
     zeros = [keras.ops.zeros(shape) for shape in shapes]
     gradients = _gradients(output, zeros)
     return [

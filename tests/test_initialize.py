@@ -75,8 +75,8 @@ def test_second_moments_hold_in_small_networks(small):
 
 @pytest.mark.parametrize("name", architectures.APPLICATIONS)
 def test_networks_of_keras_applications_keep_their_signal(name):
-    if keras.backend.backend() != "tensorflow" and name not in ("MobileNetV2", "ResNet50V2"):
-        pytest.skip("the others run on TensorFlow; what differs by backend is in these two")
+    if keras.backend.backend() == "jax" and name not in ("MobileNetV2", "ResNet50V2"):
+        pytest.skip("JAX compiles every operation of every shape; these two have what differs")
     keras.utils.set_random_seed(0)
     model = architectures.application(name)
     batch, fresh = batch_for(model, 16), batch_for(model, 16, seed=1)
@@ -165,7 +165,7 @@ def test_a_trunk_of_a_hundred_blocks_keeps_its_second_moment():
     report = keras_he.initialize(model, batch, seed=1)
     trunk = [layer.output for layer in model.layers if isinstance(layer, layers.Add)]
     seen = keras.Model(model.input, trunk)(batch, training=True)
-    sizes = [float(keras.ops.mean(keras.ops.square(one))) for one in seen]
+    sizes = [np.mean(np.square(keras.ops.convert_to_numpy(one))) for one in seen]
     assert signals.factor(sizes) < 4
     assert sorted({round(row.target, 4) for row in report.kernels}) == [0.01, 1.0]
 
@@ -249,7 +249,7 @@ def test_biases_and_normalisations_are_made_again_by_their_own_initializers():
     x = layers.LayerNormalization(gamma_initializer="zeros", name="norm")(x)
     model = keras.Model(inputs, layers.Dense(2, name="head")(x))
     for variable in model.trainable_variables:
-        variable.assign(keras.ops.ones_like(variable) * 7)
+        variable.assign(np.full(variable.shape, 7.0))
     report = keras_he.initialize(model, seed=1)
     bias = keras.ops.convert_to_numpy(model.get_layer("lstm").cell.bias)
     assert bias.tolist() == [0.0] * 4 + [1.0] * 4 + [0.0] * 8

@@ -24,7 +24,7 @@ STEPS = 30
 
 
 def digits() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Returns images of 32×32 pixels in three channels, with mean 0 and mean square 1, and labels."""
+    """Returns images of (32, 32, 3) with mean 0 and mean square 1, and their labels, twice."""
     data = load_digits()
     images = np.repeat(np.repeat(data.images, 4, axis=1), 4, axis=2)[..., None]
     images = ((images - images.mean()) / images.std()).astype("float32")

@@ -10,14 +10,16 @@ from keras_he.entries import Entry
 from keras_he.plan import Plan
 from keras_he.structure import initializer_attribute
 
+Assignment = tuple[Any, str, Any]  # a layer, an attribute, and the initializer that it gets
 
-def apply(plan: Plan) -> None:
+
+def apply(plan: Plan, initializers: list[Assignment]) -> None:
     """Writes a plan. After any exception, an interrupt included, the model is as it was."""
     finals = ((entry.slot.variable, plan.final(entry)) for entry in plan.entries)
     values = [(variable, value) for variable, value in finals if value is not None]
     undo: list[tuple[Any, Any]] = []
     try:
-        with _attributes(_assignments(plan), kept=True):
+        with _attributes(initializers, kept=True):
             for position, (variable, value) in enumerate(values):
                 undo.append((variable, keras.ops.copy(variable.value)))
                 variable.assign(value)
@@ -28,13 +30,13 @@ def apply(plan: Plan) -> None:
         raise
 
 
-def reproduced(model: Any, plan: Plan) -> set[int]:
+def reproduced(model: Any, plan: Plan, initializers: list[Assignment]) -> set[int]:
     """Returns the seeds of the kernels that a clone of the model, once initialized, has again.
 
     They are those that stand in the model's config, and it is asked: a layer may keep an
     initializer and leave it out of its config.
     """
-    with _attributes(_assignments(plan), kept=False):
+    with _attributes(initializers, kept=False):
         try:
             config = repr(model.get_config())
         except Exception:  # a model of the user's own, that cannot be made again from a config
@@ -46,8 +48,8 @@ def reproduced(model: Any, plan: Plan) -> set[int]:
     }
 
 
-def _assignments(plan: Plan) -> list[tuple[Any, str, Any]]:
-    """Returns layers, attributes, and the initializers that they get."""
+def assignments(plan: Plan) -> list[Assignment]:
+    """Returns the initializers that the layers get."""
     return [
         (entry.slot.layer, attribute, _initializer(plan, entry))
         for entry in plan.entries
@@ -65,7 +67,7 @@ def _initializer(plan: Plan, entry: Entry) -> Any:
 
 
 @contextmanager
-def _attributes(assignments: list[tuple[Any, str, Any]], *, kept: bool) -> Iterator[None]:
+def _attributes(assignments: list[Assignment], *, kept: bool) -> Iterator[None]:
     """Sets attributes of layers, and takes them back unless they are kept and all went well."""
     before = [(layer, name, vars(layer)[name]) for layer, name, _ in assignments]
     done = False

@@ -2,7 +2,10 @@
 
 import hashlib
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
+
+import keras
 
 from keras_he.geometry import DEFAULTS, Fans, geometry_fans
 from keras_he.initializers import CLASSES, Kaiming, KaimingOrthogonal
@@ -88,7 +91,13 @@ class Entry:
         variable = self.slot.variable
         return self.initializer(law, mode, gain)(tuple(variable.shape), dtype=variable.dtype)
 
-    @property
+    @cached_property
+    def range(self) -> tuple[float, float]:
+        """The least and the largest of the values of a variable that is no kernel."""
+        numbers = keras.ops.convert_to_numpy(keras.ops.cast(self.planned, "float32"))
+        return (float(numbers.min()), float(numbers.max())) if numbers.size else (0.0, 0.0)
+
+    @cached_property
     def fans(self) -> Fans | None:
         """The fans of a kernel, `None` of anything else."""
         kernel = self.slot.kernel

@@ -230,7 +230,7 @@ class Measurement:
     def _with_bias(self, layer: Any, value: Any) -> Any:
         """Returns a pre-activation with its bias, which is 0 in the scope."""
         bias = self._biases.get(id(layer))
-        if bias is None or not mean_square(bias.planned):
+        if bias is None or bias.range == (0.0, 0.0):
             return value
         added = keras.ops.cast(bias.planned, value.dtype)
         if getattr(layer, "data_format", None) == "channels_first" and len(value.shape) > 2:

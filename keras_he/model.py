@@ -6,12 +6,13 @@ from typing import Any
 
 import keras
 
-from keras_he.apply import apply, reproduced
+from keras_he.apply import apply, assignments, reproduced
 from keras_he.entries import LAWS, Entry, seed_of
 from keras_he.errors import KerasHeError, did_you_mean, invalid
 from keras_he.geometry import integer
 from keras_he.in_front import moments_in_front
 from keras_he.inputs import first_batch
+from keras_he.layers import Place, places
 from keras_he.measure import Settings
 from keras_he.plan import Plan, follows, make_plan
 from keras_he.probe import watched
@@ -96,10 +97,11 @@ def initialize(
     _check_model(model)
     measures = data is not False
     batch = _batch(model, data, seed_of(seed, "the batch"))
-    _build(model, batch)
+    survey = _survey(model, batch)
     progress = _Progress(len(watched(model)))
     plan = make_plan(
         model,
+        survey,
         batch,
         settings,
         seed,
@@ -111,9 +113,10 @@ def initialize(
         progress=progress.step,
     )
     progress.close()
-    report = _report(model, plan, seed, written=not dry_run)
+    initializers = assignments(plan)
+    report = _report(model, plan, seed, reproduced(model, plan, initializers), written=not dry_run)
     if not dry_run:
-        apply(plan)
+        apply(plan, initializers)
     return report
 
 
@@ -154,16 +157,17 @@ def _batch(model: Any, data: Any, seed: int) -> Any:
         return None
 
 
-def _build(model: Any, batch: Any) -> None:
-    """Builds a model, or layers in it, that was not called yet; a pass in a scope could not."""
-    if model.built and not unbuilt(model):
-        return
-    if batch is None and not model.built:
+def _survey(model: Any, batch: Any) -> list[Place]:
+    """Returns the places of a model, which is built first if it was not called yet."""
+    survey = list(places(model))
+    if not unbuilt(survey):
+        return survey
+    if batch is not None:
+        with apart():
+            model(keras.tree.map_structure(keras.ops.convert_to_tensor, batch))
+    elif not model.built:
         raise invalid("model", "built where no data is given", model, "Call it once, or give data.")
-    if batch is None:
-        return
-    with apart():
-        model(keras.tree.map_structure(keras.ops.convert_to_tensor, batch))
+    return list(places(model))
 
 
 class _Progress:
@@ -187,8 +191,7 @@ class _Progress:
             self._bar.update(self._layers)
 
 
-def _report(model: Any, plan: Plan, seed: int, *, written: bool) -> Report:
-    again = reproduced(model, plan)
+def _report(model: Any, plan: Plan, seed: int, again: set[int], *, written: bool) -> Report:
     return Report(
         model=model.name,
         mode=plan.settings.mode,
@@ -223,17 +226,8 @@ def _row(entry: Entry, plan: Plan, again: set[int]) -> Row:
         moments=tuple(float(f"{moment:.3g}") for moment in entry.moments),
         target=entry.target,
         clone=clone,
-        values=None if kernel is not None or not _has_range(entry) else _range(entry.planned),
+        values=entry.range if entry.value is not None else None,
     )
-
-
-def _has_range(entry: Entry) -> bool:
-    return entry.value is not None
-
-
-def _range(value: Any) -> tuple[float, float]:
-    numbers = keras.ops.convert_to_numpy(keras.ops.cast(value, "float32"))
-    return (float(numbers.min()), float(numbers.max())) if numbers.size else (0.0, 0.0)
 
 
 def _name(activation: Any) -> str:

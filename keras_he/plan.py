@@ -14,6 +14,7 @@ import keras
 from keras_he.entries import Entry, seed_of
 from keras_he.errors import KerasHeError
 from keras_he.in_front import is_rectifier
+from keras_he.layers import Place
 from keras_he.look import Look, backward_moments
 from keras_he.measure import Measurement, Settings
 from keras_he.probe import forward
@@ -71,6 +72,7 @@ class Plan:
 
 def make_plan(
     model: Any,
+    survey: Sequence[Place],
     batch: Any,
     settings: Settings,
     seed: int,
@@ -82,15 +84,17 @@ def make_plan(
     skip: Any,
     progress: Callable[[], None],
 ) -> Plan:
-    """Returns the plan of a model; `batch=None` runs no pass."""
-    entries = _entries(model, seed, only, skip)
+    """Returns the plan of a model and its `places`; `batch=None` runs no pass."""
+    entries = _entries(slots(model, survey), seed, only, skip)
     for entry in entries:
         if entry.slot.role == "remade" and not entry.left:
             _remake(entry)
     plan = Plan(settings, entries)
-    plan.notes += [f"not built: {path}: {reason}" for path, reason in unbuilt(model).items()]
+    plan.notes += [f"not built: {path}: {reason}" for path, reason in unbuilt(survey).items()]
     if batch is not None:
-        _run_passes(model, batch, plan, seed, measures, residual, statistics, progress)
+        _run_passes(
+            model, layer_paths(survey), batch, plan, seed, measures, residual, statistics, progress
+        )
     for entry in entries:
         if entry.slot.role == "statistic" and not entry.left and entry.value is None:
             _initial_statistics(entry)
@@ -100,8 +104,7 @@ def make_plan(
     return plan
 
 
-def _entries(model: Any, seed: int, only: Any, skip: Any) -> list[Entry]:
-    found = slots(model)
+def _entries(found: Sequence[Slot], seed: int, only: Any, skip: Any) -> list[Entry]:
     chosen = selected([slot.path for slot in found], only, skip)
     return [
         Entry(
@@ -115,6 +118,7 @@ def _entries(model: Any, seed: int, only: Any, skip: Any) -> list[Entry]:
 
 def _run_passes(
     model: Any,
+    paths: dict[int, str],
     batch: Any,
     plan: Plan,
     seed: int,
@@ -126,7 +130,7 @@ def _run_passes(
     """Runs the pass that measures; again, where it finds sums whose branches are to be scaled."""
     inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, batch)
     pass_seed = seed_of(seed, "a pass") % 2**32
-    state, paths = _unit_state(plan), layer_paths(model)
+    state = _unit_state(plan)
 
     def run(factors: dict[int, float]) -> tuple[Measurement, Trace, keras.StatelessScope]:
         scope = keras.StatelessScope(state_mapping=state)
@@ -259,7 +263,9 @@ def _unit_state(plan: Plan) -> list[tuple[Any, Any]]:
         variable = entry.slot.variable
         if entry.is_set and not entry.recurrent:
             state.append((variable, entry.draw(plan.settings.law, "fan_in", 1.0)))
-        elif entry.adds_bias or (entry.slot.role == "statistic" and not entry.left):
+        elif (entry.slot.role == "statistic" and not entry.left) or (
+            entry.adds_bias and entry.range != (0.0, 0.0)
+        ):
             state.append((variable, _zeros(variable)))
         elif entry.value is not None:
             state.append((variable, entry.value))

@@ -5,12 +5,12 @@ What a variable is for follows from the layer that holds it: kernels by the rule
 keeps for them. Whatever else a layer holds is left as it is, and named with the reason.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import keras
 
-from keras_he.layers import Kernel, Place, join, places
+from keras_he.layers import Kernel, Place, join
 from keras_he.sublayers import own_variables
 
 _STATISTICS = ("moving_mean", "moving_variance")
@@ -65,12 +65,17 @@ def is_normalisation(layer: Any) -> bool:
     return isinstance(layer, _NORMALISATIONS)
 
 
-def slots(model: keras.layers.Layer) -> list[Slot]:
-    """Returns all variables of a model, those of metrics and optimizers aside, each once."""
+def slots(model: keras.layers.Layer, survey: Iterable[Place]) -> list[Slot]:
+    """Returns all variables of a model, those of metrics and optimizers aside, each once.
+
+    Args:
+        model: The model.
+        survey: Its `places`.
+    """
     found: dict[int, Slot] = {}
     taken: set[str] = set()
     metrics = {id(variable) for variable in getattr(model, "metrics_variables", ())}
-    for place in places(model):
+    for place in survey:
         # Nothing inside a closed layer is visited, so what is there counts as its own.
         held = place.layer.variables if place.closed else own_variables(place.layer)
         for variable in held:
@@ -81,21 +86,17 @@ def slots(model: keras.layers.Layer) -> list[Slot]:
     return list(found.values())
 
 
-def layer_paths(model: keras.layers.Layer) -> dict[int, str]:
+def layer_paths(survey: Iterable[Place]) -> dict[int, str]:
     """Returns the path of each layer in a model by its identity, the first of several."""
     paths: dict[int, str] = {}
-    for place in places(model):
+    for place in survey:
         paths.setdefault(id(place.layer), place.path or place.layer.name)
     return paths
 
 
-def unbuilt(model: keras.layers.Layer) -> dict[str, str]:
+def unbuilt(survey: Iterable[Place]) -> dict[str, str]:
     """Returns, by path, why nothing is known of layers that have no weights yet."""
-    return {
-        place.path: place.problem
-        for place in places(model)
-        if place.problem and not place.layer.built
-    }
+    return {place.path: place.problem for place in survey if place.closed and not place.layer.built}
 
 
 def initializer_attribute(slot: Slot) -> str | None:

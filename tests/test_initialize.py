@@ -493,9 +493,10 @@ def test_a_clone_has_the_weights_that_the_report_promises(name):
 
 def _variables(model):
     """Returns the values of a model's variables in the order of the report's rows."""
+    from keras_he.layers import places
     from keras_he.structure import slots
 
-    return [keras.ops.convert_to_numpy(slot.variable) for slot in slots(model)]
+    return [keras.ops.convert_to_numpy(slot.variable) for slot in slots(model, places(model))]
 
 
 def test_attention_is_left_without_a_seed():

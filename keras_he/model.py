@@ -174,20 +174,19 @@ class _Progress:
     """Counts calls of layers, and shows a bar once they have taken long."""
 
     def __init__(self, layers: int) -> None:
-        self._begin, self._layers, self._done = time.monotonic(), layers, 0
-        self._bar: Any = None
+        self._begin, self._layers, self._done, self._shown = time.monotonic(), layers, 0, False
+        self._bar = keras.utils.Progbar(layers, unit_name="layer")
 
     def step(self) -> None:
         """Counts one call."""
         self._done += 1
-        if self._bar is None and time.monotonic() - self._begin > _PATIENCE:
-            self._bar = keras.utils.Progbar(self._layers, unit_name="layer")
-        if self._bar is not None and self._done < self._layers:
+        self._shown = self._shown or time.monotonic() - self._begin > _PATIENCE
+        if self._shown and self._done < self._layers:
             self._bar.update(self._done)
 
     def close(self) -> None:
         """Ends the line of the bar."""
-        if self._bar is not None:
+        if self._shown:
             self._bar.update(self._layers)
 
 

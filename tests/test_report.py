@@ -105,3 +105,29 @@ def test_a_kernel_that_was_not_reached_is_told():
     assert (row.rule, row.gain) == ("analytic, not reached", 1.0)
     with pytest.raises(keras_he.KerasHeError, match="unused/kernel was not reached"):
         report.check()
+
+
+# Of seed 20151206, from TensorFlow; equal on every backend, to one unit of the third digit.
+GAINS = {
+    "unet": [1.02, 1.58, 0.743, 2.1, 1.41, 1.58, 1.25, 1.4, 1.24, 1.33, 1.25, 1.32, 1.18, 1.68],
+    "separable": [1.06, 1.03, 1.54, 1.03, 1.39, 1.01],
+    "post-norm": [
+        *(0.985, 1.02, 0.979, 2.34, 1.01, 1.47),
+        *(1.02, 1.01, 0.946, 1.56, 0.988, 1.46, 1.37),
+    ],
+    "residual": [1.03, 1.38, 0.889, 1.24, 0.783, 1.02, 0.711, 2.35],
+}
+
+
+@pytest.mark.parametrize("name", GAINS)
+def test_gains_are_equal_on_every_backend(name):
+    report = keras_he.initialize(architectures.SMALL[name](), seed=20151206)
+    for row, gain in zip(report.kernels, GAINS[name], strict=True):
+        unit = 10 ** (math.floor(math.log10(gain)) - 2)
+        assert row.gain == pytest.approx(gain, abs=1.01 * unit)
+
+
+def test_the_seeds_of_variables_are_frozen():
+    model = small()
+    keras_he.initialize(model, seed=20151206, data=False)
+    assert model.get_layer("first").kernel_initializer.get_config()["seed"] == 9082430385166737889

@@ -280,6 +280,23 @@ def test_slopes_in_bfloat16_count_as_the_numbers_they_are():
     assert keras_he.KaimingNormal(layer).negative_slope == 0.25
 
 
+@pytest.mark.parametrize("law", ["", "_orthogonal"])
+def test_compiled_code_draws_what_eager_code_draws(law):
+    initializer = keras.initializers.get({"class_name": f"he_gelu{law}", "config": {"seed": 3}})
+    eager = keras.ops.convert_to_numpy(initializer((16, 8)))
+    if keras.backend.backend() == "torch":
+        pytest.skip("PyTorch compiles with a C++ compiler of the machine's")
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        compiled = tf.function(lambda: initializer((16, 8)))()
+    else:
+        import jax
+
+        compiled = jax.jit(lambda: initializer((16, 8)))()
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(compiled), eager)
+
+
 def test_a_large_kernel_is_drawn_after_the_main_thread_has_ended(run_python):
     code = """
 import threading, time

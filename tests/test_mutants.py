@@ -8,6 +8,7 @@ import math
 import keras
 import numpy as np
 import pytest
+import test_initialize
 import test_initializers
 import test_layers
 import test_names
@@ -21,7 +22,9 @@ from keras_he import (
     initializers,
     laws,
     layers,
+    measure,
     orthogonal,
+    plan,
     registry,
     sampling,
     variance,
@@ -171,7 +174,37 @@ def fan_avg_of_the_fans_alone(patch):
     yield test_initializers.test_fan_avg_is_the_mean_of_both_conditions_not_of_the_fans
 
 
+def pre_activations_passed_on_as_they_were(patch):
+    right = measure.Measurement._scaled
+
+    def wrong(self, kernels, value, inputs):
+        right(self, kernels, value, inputs)
+        return value
+
+    patch.setattr(measure.Measurement, "_scaled", wrong)
+    yield lambda: test_initialize.test_every_law_keeps_the_signal("normal")
+
+
+def branches_of_sums_left(patch):
+    patch.setattr(plan, "depth_factors", lambda runs: {})
+    yield test_initialize.test_a_trunk_of_a_hundred_blocks_keeps_its_second_moment
+
+
+def moving_statistics_left(patch):
+    patch.setattr(plan, "_batch_statistics", lambda entries, scope, calls: None)
+    yield lambda: test_initialize.test_moving_statistics_are_the_batchs_or_keras_own("batch")
+
+
+def one_seed_for_every_kernel(patch):
+    patch.setattr(plan, "seed_of", lambda seed, key: seed)
+    yield test_initialize.test_layers_of_one_shape_are_drawn_apart
+
+
 MUTANTS = [
+    pre_activations_passed_on_as_they_were,
+    branches_of_sums_left,
+    moving_statistics_left,
+    one_seed_for_every_kernel,
     fans_swapped,
     stride_ignored_in_transposed_fans,
     truncation_uncorrected,

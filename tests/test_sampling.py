@@ -1,6 +1,7 @@
 """The sampler: laws within proven bounds, and values that depend on seed, shape and law alone."""
 
 import hashlib
+import threading
 
 import numpy as np
 import pytest
@@ -142,6 +143,21 @@ def test_block_and_chunk_sizes_change_no_value(monkeypatch, chunk):
     monkeypatch.setattr(sampling, "_CHUNK", chunk)
     monkeypatch.setattr(sampling, "_BLOCK", 4 * chunk)
     assert np.array_equal(expected, draw("normal", PAST_A_BLOCK, 0.3, 4, "float32"))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_blocks_are_drawn_in_as_many_threads_as_are_asked_for(monkeypatch, threads):
+    used, fill, meet = set(), sampling._fill_block, threading.Barrier(threads, timeout=60)
+
+    def watched(*arguments):
+        if threading.get_ident() not in used:  # every thread waits once until all have begun
+            used.add(threading.get_ident())
+            meet.wait()
+        fill(*arguments)
+
+    monkeypatch.setattr(sampling, "_fill_block", watched)
+    draw("normal", (4 * threads, 2**18), 1.0, 0, "float32", threads=threads)
+    assert len(used) == threads
 
 
 def test_the_environment_sets_the_number_of_threads(monkeypatch):

@@ -5,6 +5,8 @@ have none, looks at what the layer returns.
 """
 
 import math
+from contextlib import contextmanager
+from functools import partial
 
 import keras
 import numpy as np
@@ -29,34 +31,36 @@ def layers_with_kernels(model):
     return [layer for layer in model._flatten_layers() if isinstance(layer, kinds)]
 
 
-def second_moments(model, batch, *, training=True):
-    """Returns the second moment of each pre-activation of each call, by layer, in order."""
-    seen = {}
+@contextmanager
+def watched(model, hook):
+    """Puts `hook(layer, activation, value)` in place of each layer's activation, for a while."""
     layers = layers_with_kernels(model)
-
-    def watch(layer, activation):
-        def hook(value):
-            numbers = keras.ops.convert_to_numpy(keras.ops.cast(value, "float32"))
-            moment = float(np.mean(np.square(numbers.astype("float64"))))
-            seen.setdefault(layer.path + f"@{id(layer)}", []).append(moment)
-            return activation(value)
-
-        return hook
-
     before = [(layer, vars(layer).get("activation")) for layer in layers]
-    weights = [np.array(keras.ops.convert_to_numpy(weight)) for weight in model.variables]
     try:
         for layer in layers:
-            vars(layer)["activation"] = watch(layer, layer.activation)
-        model(batch, training=training)
+            vars(layer)["activation"] = partial(hook, layer, layer.activation)
+        yield
     finally:
         for layer, activation in before:
             if activation is None:
                 del vars(layer)["activation"]
             else:
                 vars(layer)["activation"] = activation
-        for variable, value in zip(model.variables, weights, strict=True):
-            variable.assign(value)
+
+
+def second_moments(model, batch, *, training=True):
+    """Returns the second moment of each pre-activation of each call, by layer, in order."""
+    seen = {}
+
+    def look(layer, activation, value):
+        numbers = keras.ops.convert_to_numpy(keras.ops.cast(value, "float32"))
+        moment = float(np.mean(np.square(numbers.astype("float64"))))
+        seen.setdefault(f"{layer.path}@{id(layer)}", []).append(moment)
+        return activation(value)
+
+    # The scope takes what the pass would write, such as moving statistics.
+    with watched(model, look), keras.StatelessScope():
+        model(batch, training=training)
     return seen
 
 
@@ -119,26 +123,12 @@ def _gradients(function, zeros):
 def _walk(model, batch, zeros):
     """Returns the outputs in training mode, and the shapes of the pre-activations in order."""
     shapes = []
-    layers = layers_with_kernels(model)
 
-    def watch(activation):
-        def hook(value):
-            shapes.append(tuple(value.shape))
-            if zeros is not None:
-                value = value + keras.ops.cast(zeros[len(shapes) - 1], value.dtype)
-            return activation(value)
+    def add(layer, activation, value):
+        shapes.append(tuple(value.shape))
+        if zeros is not None:
+            value = value + keras.ops.cast(zeros[len(shapes) - 1], value.dtype)
+        return activation(value)
 
-        return hook
-
-    before = [(layer, vars(layer).get("activation")) for layer in layers]
-    try:
-        for layer in layers:
-            vars(layer)["activation"] = watch(layer.activation)
-        with keras.StatelessScope():
-            return model(batch, training=True), shapes
-    finally:
-        for layer, activation in before:
-            if activation is None:
-                del vars(layer)["activation"]
-            else:
-                vars(layer)["activation"] = activation
+    with watched(model, add), keras.StatelessScope():
+        return model(batch, training=True), shapes

@@ -1,5 +1,6 @@
 """The only writer: a plan becomes weights and initializers, all of them or none."""
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -50,11 +51,15 @@ def reproduced(model: Any, plan: Plan, initializers: list[Assignment]) -> set[in
 
 def assignments(plan: Plan) -> list[Assignment]:
     """Returns the initializers that the layers get."""
-    return [
-        (entry.slot.layer, attribute, _initializer(plan, entry))
-        for entry in plan.entries
-        if entry.is_set and (attribute := initializer_attribute(entry.slot)) is not None
-    ]
+    state = random.getstate()  # Keras takes the seed of an unseeded initializer from here
+    try:
+        return [
+            (entry.slot.layer, attribute, _initializer(plan, entry))
+            for entry in plan.entries
+            if entry.is_set and (attribute := initializer_attribute(entry.slot)) is not None
+        ]
+    finally:
+        random.setstate(state)
 
 
 def _initializer(plan: Plan, entry: Entry) -> Any:

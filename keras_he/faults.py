@@ -17,17 +17,18 @@ class NotMeasurable(KerasHeError, ValueError):
     """A layer's output is no numbers, or zero everywhere, or not linear in its kernel."""
 
 
-def check_output(path: str, layer: Any, inputs: Sequence[Origin], tensor: Any) -> None:
-    """Refuses NaN, and zeros that nothing accounts for."""
+def check_output(path: str, layer: Any, inputs: Sequence[Origin], tensor: Any) -> float:
+    """Returns the second moment of an output; refuses NaN, and zeros that nothing accounts for."""
     moment = mean_square(tensor)
     if not math.isfinite(moment):
         raise NotMeasurable(f"`{path}` returns NaN or infinity.")
     if moment or not inputs or 0 in tensor.shape:
-        return
+        return moment
     given = [mean_square(origin.tensor) for origin in inputs]
     if not all(given) or _may_be_silent(layer, inputs):
-        return
-    raise NotMeasurable(f"`{path}` returns zeros only, so nothing behind it can be measured.")
+        return moment
+    hint = " Give samples that differ: it takes their mean away." if is_normalisation(layer) else ""
+    raise NotMeasurable(f"`{path}` returns zeros only, so nothing behind it can be measured.{hint}")
 
 
 def _may_be_silent(layer: Any, inputs: Sequence[Origin]) -> bool:

@@ -50,8 +50,9 @@ def first_batch(model: Any, data: Any, seed: int) -> Any:
     else:
         inputs = keras.utils.unpack_x_y_sample_weight(batch)[0]
         batch = keras.tree.map_structure(_as_array, inputs)
-    if not keras.tree.flatten(batch) or any(0 in x.shape for x in keras.tree.flatten(batch)):
-        raise invalid("data", "at least one sample", data)
+    arrays = keras.tree.flatten(batch)
+    if not arrays or any(array.ndim == 0 or 0 in array.shape for array in arrays):
+        raise invalid("data", "arrays of at least one sample, or None, False or a dataset", data)
     return batch
 
 
@@ -127,11 +128,12 @@ def _sizes(symbol: Any, samples: int) -> tuple[int, ...]:
 def _values(model: Any, symbol: Any, shape: tuple[int, ...], seed: tuple[int, ...]) -> Any:
     """Returns a synthetic input: ones for masks, tokens for embeddings, else normal draws."""
     dtype = keras.backend.standardize_dtype(symbol.dtype)
-    if dtype == "bool" or "mask" in symbol.name:
+    words = symbol.name.lower().split("_")
+    if dtype == "bool" or "mask" in words or "masks" in words:
         return np.ones(shape, dtype)
     if dtype.startswith(("int", "uint")):
-        words = draw("uniform", shape, 1 / math.sqrt(12.0), seed, "float32")  # in ±1/2
-        return np.clip((words + 0.5) * _vocabulary(model, symbol), 0, None).astype(dtype)
+        half = draw("uniform", shape, 1 / math.sqrt(12.0), seed, "float32")  # in ±1/2
+        return np.clip((half + 0.5) * _vocabulary(model, symbol), 0, None).astype(dtype)
     if not keras.backend.is_float_dtype(dtype):
         raise InvalidArgument(
             f"`data` must be given: the input {symbol.name!r} takes {dtype}. Received: data=None"

@@ -167,18 +167,19 @@ def join(path: str, name: str) -> str:
 def _keys(inside: Mapping[str, keras.layers.Layer], spoken: Kernels) -> dict[str, str]:
     """Returns, by name, what tells the layers inside apart whatever they are called.
 
-    That is the name that the user or a rule gave; else the type, the shapes of the weights, and
-    the number among the like, so that a layer of another kind elsewhere changes nothing.
+    That is the name that the user or a rule gave; else the type, of a layer that holds none the
+    shapes of its kernels, and the number among the like: another kind elsewhere changes nothing.
     """
     keys: dict[str, str] = {}
     alike: Counter[str] = Counter()
     for name, inner in inside.items():
-        automatic = rf"{type(inner).__name__}\d*"  # Conv2D: conv2d, conv2d_1, conv2d_1_2
+        cls = type(inner).__name__
+        automatic = rf"{cls.replace('_', '')}\d*"  # Conv2D: conv2d, conv2d_1, conv2d_1_2
         if name in spoken or not re.fullmatch(automatic, name.replace("_", ""), re.IGNORECASE):
             keys[name] = name
             continue
-        shapes = [tuple(weight.shape) for weight in inner.weights]
-        kind = f"{type(inner).__name__}{shapes}"
+        shapes = [tuple(one.shape) for one in inner.weights if len(one.shape) > 1]
+        kind = cls if sublayers(inner) else f"{cls}{shapes}"
         keys[name] = f"{kind}#{alike[kind]}"
         alike[kind] += 1
     return keys

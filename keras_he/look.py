@@ -13,6 +13,7 @@ import keras
 from keras_he.entries import Entry
 from keras_he.probe import forward
 from keras_he.sampling import draw
+from keras_he.statistics import MovingStatistics
 from keras_he.tensors import gradients, mean_square
 
 
@@ -22,12 +23,15 @@ class Look:
     Args:
         entries: The variables of the model. In training mode the moments of their kernels are
             recorded anew.
+        scope: The scope of the pass.
         training: Whether it is a pass in training mode. In inference mode, too, a
             `BatchNormalization` takes the statistics of its batch.
     """
 
-    def __init__(self, entries: Sequence[Entry], training: bool) -> None:
-        self._training = training
+    def __init__(
+        self, entries: Sequence[Entry], scope: keras.StatelessScope, training: bool
+    ) -> None:
+        self.statistics = MovingStatistics(scope, always=not training)
         self._kernels: dict[int, Entry] = {}
         if training:
             for entry in entries:
@@ -37,8 +41,8 @@ class Look:
 
     def on_call(self, layer: Any, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Runs a layer."""
-        if isinstance(layer, keras.layers.BatchNormalization) and not self._training:
-            kwargs = {**kwargs, "training": True}
+        if isinstance(layer, keras.layers.BatchNormalization):
+            return self.statistics.call(layer, call, args, kwargs)
         return call(*args, **kwargs)
 
     def on_activation(self, layer: Any, activation: Callable[[Any], Any], value: Any) -> Any:

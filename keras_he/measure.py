@@ -9,6 +9,7 @@ is what is passed on.
 What cannot be seen gets the analytic rule: the gain of the activation in front.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ from keras_he.entries import Entry
 from keras_he.faults import NotMeasurable, check_output
 from keras_he.in_front import analytic_gain
 from keras_he.provenance import Origin, Trace
-from keras_he.sublayers import layers_inside
+from keras_he.statistics import MovingStatistics
+from keras_he.sublayers import layers_inside, sublayers
 from keras_he.tensors import mean_square
 
 _SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
@@ -85,7 +87,7 @@ class Measurement:
         self._calls: list[_Call] = []  # of layers with kernels, the innermost last
         self._holding: dict[int, bool] = {}
         self._reached = 0
-        self.normalised: dict[int, int] = {}  # calls of each BatchNormalization
+        self.statistics = MovingStatistics(scope)
         self.random_layers: list[str] = []
         self.notes: list[str] = []
 
@@ -100,6 +102,11 @@ class Measurement:
             return self._finish(layer, inputs, self._kernel_call(layer, call, args, kwargs, inputs))
         for entry in kernels:
             self._analytic(entry, _in_front(inputs))
+        if isinstance(layer, keras.layers.BatchNormalization):
+            call = partial(self.statistics.call, layer, call)
+            return self._finish(layer, inputs, call(args, kwargs))
+        if isinstance(layer, keras.layers.TimeDistributed):
+            call = partial(_all_steps, layer, call)
         return self._finish(layer, inputs, call(*args, **kwargs))
 
     def on_activation(self, layer: Any, activation: Callable[[Any], Any], value: Any) -> Any:
@@ -217,8 +224,6 @@ class Measurement:
                 raise NotMeasurable(
                     f"`{entry.slot.path}` makes zeros of what it is given, so it has no gain."
                 )
-            self.notes.append(f"dead input: {entry.slot.path} is given zeros only")
-            self._analytic(entry, entry.activation)
         elif entry.is_set and entry.gain is None:
             entry.rule = "measured"
             entry.target = self._factors.get(id(entry.slot.variable), 1.0) ** 2
@@ -249,6 +254,11 @@ class Measurement:
             entry.rule = "analytic"
             entry.gain = analytic_gain(entry.activation, self._settings.mode)
 
+    def give_up(self, entry: Entry) -> None:
+        """Gives the analytic gain to a kernel that was given zeros at every call."""
+        self.notes.append(f"dead input: {entry.slot.path} is given zeros only")
+        self._analytic(entry, entry.activation)
+
     def _reach(self, entry: Entry) -> None:
         if entry.order is None:
             entry.order = self._reached
@@ -273,22 +283,23 @@ class Measurement:
 
     def _finish(self, layer: Any, inputs: list[Origin], outputs: Any) -> Any:
         """Checks the outputs of a layer, and records where they came from."""
-        if isinstance(layer, keras.layers.BatchNormalization):
-            self.normalised[id(layer)] = self.normalised.get(id(layer), 0) + 1
         if _is_random(layer) and self._path(layer) not in self.random_layers:
             self.random_layers.append(self._path(layer))
         for tensor in _float_tensors(outputs):
             if self._trace.knows(tensor):
                 continue
-            if self._measures:
-                check_output(self._path(layer), layer, inputs, tensor)
+            moment = 0.0
+            if self._measures and isinstance(layer, keras.layers.Layer):
+                moment = check_output(self._path(layer), layer, inputs, tensor)
+            elif self._measures:
+                moment = mean_square(tensor)  # masks have infinities, and states begin at zero
             kernels = self._kernels.get(id(layer))
             if kernels:
                 self._trace.kernel_output(tensor, inputs, self._keys(kernels))
             elif self._holds_kernels(layer):
                 self._trace.composed(self._path(layer), tensor, inputs)
             else:
-                self._trace.passed(layer, tensor, inputs)
+                self._trace.passed(layer, tensor, inputs, moment)
         self._progress()
         return outputs
 
@@ -309,6 +320,24 @@ class Measurement:
         entry = kernels[-1]
         seen = entry.is_set and not entry.slot.unseen
         return [id(entry.slot.variable)] if seen else []
+
+
+def _all_steps(layer: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Runs a `TimeDistributed` on all steps at once, where its layer treats them alike.
+
+    Keras calls the layer inside for each step, and the first would decide for all.
+    """
+    value, inner = args[0], layer.layer
+    alike = len(args) == 1 and kwargs.get("mask") is None and not sublayers(inner)
+    if not alike or isinstance(inner, keras.layers.BatchNormalization):
+        return call(*args, **kwargs)
+    takes_training = "training" in inspect.signature(type(inner).call).parameters
+    keywords = {"training": kwargs.get("training")} if takes_training else {}
+    steps = keras.ops.reshape(value, (-1, *value.shape[2:]))
+    outputs = inner.call(steps, **keywords)
+    if not keras.ops.is_tensor(outputs):
+        return call(*args, **kwargs)
+    return keras.ops.reshape(outputs, (*value.shape[:2], *outputs.shape[1:]))
 
 
 def _in_front(inputs: Sequence[Origin]) -> Any:

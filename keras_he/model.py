@@ -17,7 +17,7 @@ from keras_he.measure import Settings
 from keras_he.plan import Plan, follows, make_plan
 from keras_he.probe import watched
 from keras_he.report import Report, Row, gradient_spread
-from keras_he.structure import unbuilt
+from keras_he.sublayers import layers_inside
 from keras_he.tensors import apart, is_tracing
 from keras_he.variance import checked_mode
 
@@ -46,7 +46,8 @@ def initialize(
     configs say how their kernels were made.
 
     Args:
-        model: A built model: functional, sequential or subclassed, in any nesting.
+        model: A model: functional, sequential or subclassed, in any nesting. What was not built yet
+            is built by the batch, on a dry run too.
         data: What to measure on: an array, or a dict or list of arrays as the model takes them (256
             samples at most count); a `tf.data.Dataset`, a PyTorch `DataLoader` or a
             `keras.utils.PyDataset`, of which the first batch is taken. `None` draws a standard
@@ -159,15 +160,19 @@ def _batch(model: Any, data: Any, seed: int) -> Any:
 
 def _survey(model: Any, batch: Any) -> list[Place]:
     """Returns the places of a model, which is built first if it was not called yet."""
-    survey = list(places(model))
-    if not unbuilt(survey):
-        return survey
+    if not any(_lacks_weights(layer) for layer in layers_inside(model)):
+        return list(places(model))
     if batch is not None:
         with apart():
             model(keras.tree.map_structure(keras.ops.convert_to_tensor, batch))
     elif not model.built:
         raise invalid("model", "built where no data is given", model, "Call it once, or give data.")
     return list(places(model))
+
+
+def _lacks_weights(layer: Any) -> bool:
+    """Returns whether a layer may still make variables, as a PReLU given as an activation does."""
+    return not layer.built and type(layer).build is not keras.layers.Layer.build
 
 
 class _Progress:

@@ -20,8 +20,13 @@ from keras_he.measure import Measurement, Settings
 from keras_he.probe import forward
 from keras_he.provenance import Trace, depth_factors
 from keras_he.selection import selected
+from keras_he.statistics import MovingStatistics, initial
 from keras_he.structure import Slot, layer_paths, remade_initializer, slots, unbuilt
 from keras_he.variance import standard_deviation
+
+# By which the second moment of a trunk may grow: 4, or half as much again as sums of independent
+# branches of size 1, such as those that end in normalisations, make of it.
+_STEADY, _PER_SUM = 4.0, 1.5
 
 
 @dataclass
@@ -161,26 +166,30 @@ def _run_passes(
             if entry.slot.role == "kernel":
                 entry.forget()
         watcher, trace, scope = run(factors)
+    for entry in plan.entries:
+        if entry.is_set and entry.gain is None and entry.order is not None:
+            watcher.give_up(entry)
     plan.notes += watcher.notes + _merges(trace)
     plan.random_layers = watcher.random_layers
     plan.branched = bool(trace.runs or trace.left or trace.unseen)
     if not measures:
         return
-    calls = watcher.normalised
+    statistics_seen = watcher.statistics
     plan.chain = _chain(plan)
     modes = []
     if plan.settings.mode != "fan_in":
         _look_back(model, inputs, plan, pass_seed)
         modes.append(True)
-    if calls and plan.random_layers:
+    if plan.random_layers and any(one.slot.role == "statistic" for one in plan.entries):
         modes.append(False)  # without the random masks, as inference will see it
     state.clear()
     for training in modes:
-        look = Look(plan.entries, training)
         scope = keras.StatelessScope(state_mapping=plan.final_state())
+        look = Look(plan.entries, scope, training)
         forward(model, inputs, scope, look, pass_seed, training=training)
+        statistics_seen = look.statistics
     if statistics == "batch":
-        _batch_statistics(plan.entries, scope, calls)
+        _batch_statistics(plan.entries, statistics_seen)
 
 
 def _chain(plan: Plan) -> list[Entry]:
@@ -283,12 +292,30 @@ def _merges(trace: Trace) -> list[str]:
         counts = ", ".join(f"{count} {name}" for name, count in sorted(trace.left.items()))
         notes.append(f"merges left as they are: {counts}")
     if trace.unseen:
-        where = ", ".join(dict.fromkeys(trace.unseen))
+        where = _listed(trace.unseen)
         notes.append(
             f"unseen merge: sums that no layer makes, at {where}, are left as they are; made by "
             "`keras.layers.Add` their branches would be scaled"
         )
+    if trace.hidden:
+        notes.append(
+            f"not seen: what {_listed(trace.hidden)} make of the layers inside; sums there are left"
+        )
+    for run in trace.runs:
+        grows = max(run.moments) / min(run.moments) if min(run.moments) > 0.0 else 1.0
+        if grows > max(_STEADY, _PER_SUM * (run.sums + 1)):
+            notes.append(
+                f"the trunk of {run.sums} sums grows {grows:.2g} times: what they add has a mean, "
+                "or is the trunk itself, which no kernel can scale"
+            )
     return notes
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Returns the first names, and how many more there are."""
+    different = list(dict.fromkeys(names))
+    more = f" and {len(different) - 8} more" if len(different) > 8 else ""
+    return ", ".join(different[:8]) + more
 
 
 def _remake(entry: Entry) -> None:
@@ -302,7 +329,7 @@ def _remake(entry: Entry) -> None:
 
 def _initial_statistics(entry: Entry) -> None:
     entry.rule = f"{entry.slot.name}_initializer"
-    entry.value = _made(getattr(entry.slot.layer, entry.rule), entry.slot)
+    entry.value = initial(entry.slot.layer, entry.slot.name)
 
 
 def _made(initializer: Callable[..., Any], slot: Slot) -> Any:
@@ -311,19 +338,10 @@ def _made(initializer: Callable[..., Any], slot: Slot) -> Any:
     return keras.ops.convert_to_tensor(values, dtype=variable.dtype)
 
 
-def _batch_statistics(
-    entries: Sequence[Entry], scope: keras.StatelessScope, calls: dict[int, int]
-) -> None:
-    """Takes the statistics of the batch out of what the pass has made of moving ones that were 0.
-
-    After `n` calls those are the mean over the calls, by their weights, times `1 - momentum**n`.
-    """
+def _batch_statistics(entries: Sequence[Entry], statistics: MovingStatistics) -> None:
+    """Takes over the statistics of the batch, of the layers that took any."""
     for entry in entries:
-        layer = entry.slot.layer
-        if entry.slot.role != "statistic" or entry.left or not calls.get(id(layer)):
-            continue
-        share = 1.0 - layer.momentum ** calls[id(layer)]
-        if share > 0.0 and not getattr(layer, "renorm", False):
-            moved = scope.get_current_value(entry.slot.variable)
-            entry.value = keras.ops.cast(moved / share, entry.slot.variable.dtype)
-            entry.rule = "batch statistics"
+        if entry.slot.role == "statistic" and not entry.left:
+            taken = statistics.of_batch(entry.slot.layer, entry.slot.name)
+            if taken is not None:
+                entry.value, entry.rule = taken, "batch statistics"

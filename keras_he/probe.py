@@ -51,7 +51,7 @@ def forward(
         model: A built model.
         batch: What the model is called with.
         scope: Holds the values that variables have during the pass, and what it would have written.
-        watcher: Called in place of each layer's `call` and `activation`, the model's own excepted.
+        watcher: Called in place of the `call` and the `activation` of the model and its layers.
         seed: Seed of PyTorch's generator during the pass.
         training: Whether it runs in training mode.
         differentiable: Whether it is run for its gradient, on JAX with symbolic values.
@@ -73,13 +73,12 @@ def forward(
 
 
 def watched(model: Any) -> list[Any]:
-    """Returns the layers inside a model, and the operations of functional models, each once."""
+    """Returns a model, the layers inside it, and the operations of functional ones, each once."""
     found: dict[int, Any] = {}
     for layer in layers_inside(model, closed=(keras.layers.RNN,)):
         found[id(layer)] = layer
         if isinstance(layer, keras.Model):
             found.update({id(one): one for one in getattr(layer, "operations", ())})
-    del found[id(model)]
     return list(found.values())
 
 
@@ -116,8 +115,9 @@ def _check_eager(layer: Any, values: Any) -> None:
     if any(is_symbolic(value) for value in keras.tree.flatten(values)):
         raise NotEager(
             f"`{getattr(layer, 'path', layer.name)}` must be given values, not symbols, to be "
-            "measured: it stands in compiled or scanned code. Take `tf.function`, `jax.jit` or "
-            "the scan away while you initialize, or give `data=False`, which measures nothing."
+            "measured: it stands in compiled, scanned or rematerialized code. Take `tf.function`, "
+            "`jax.jit`, the scan or `RematScope` away while you initialize, or give `data=False`, "
+            "which measures nothing."
         )
 
 

@@ -7,7 +7,8 @@ layer made, and anything else has no known past.
 At a sum one input is the trunk, the one with the longest way back through earlier merges, else the
 one that holds fewest kernels; the last kernels of the others are scaled by `1 / sqrt(n)`, with `n`
 the number of sums on the trunk since it was last set to a known size. So the second moment of the
-trunk grows from 1 to at most 2, however many blocks there are.
+trunk grows from 1 to at most 2, however many blocks there are. Behind an activation branches have
+means, which add up, and are scaled by `1 / n`.
 """
 
 import math
@@ -46,10 +47,14 @@ _MERGES = (
 
 @dataclass(eq=False)
 class Run:
-    """The sums on one stretch of a trunk, and the kernels of the branches that they add."""
+    """The sums on one stretch of a trunk, and the kernels of the branches that they add.
+
+    `moments` are the second moments of the sums; of a branch, whether an activation ends it.
+    """
 
     sums: int = 0
-    branches: list[Any] = field(default_factory=list)
+    branches: list[tuple[Any, bool]] = field(default_factory=list)
+    moments: list[float] = field(default_factory=list)
 
 
 @dataclass(eq=False)
@@ -84,6 +89,7 @@ class Trace:
         self.runs: list[Run] = []
         self.left: Counter[str] = Counter()  # merges that are left as they are, by their type
         self.unseen: list[str] = []  # layers in front of which a sum was made outside of any layer
+        self.hidden: list[str] = []  # layers that make something of the layers inside, unseen
         for tensor in inputs:
             self.add(Origin(tensor))
 
@@ -110,18 +116,21 @@ class Trace:
         if not self.knows(tensor):
             self.add(replace(source, tensor=tensor, activation=activation, probes=None))
 
-    def passed(self, layer: Any, tensor: Any, inputs: Sequence[Origin]) -> None:
-        """Records what a layer without kernels made."""
+    def passed(
+        self, layer: Any, tensor: Any, inputs: Sequence[Origin], moment: float = 0.0
+    ) -> None:
+        """Records what a layer without kernels made, and its second moment."""
         if not inputs:
             self.add(Origin(tensor))
         elif is_normalisation(layer):
             kernels, merges = _longest(inputs)
             self.add(Origin(tensor, None, (), kernels, merges))
         elif is_sum(layer, inputs):
-            self.add(self._sum(tensor, inputs))
-        elif isinstance(layer, _MERGES) or (
-            len(inputs) > 1 and not isinstance(layer, keras.layers.Layer)
-        ):
+            total = self._sum(tensor, inputs)
+            if total.run is not None:
+                total.run.moments.append(moment)
+            self.add(total)
+        elif isinstance(layer, _MERGES) or (len(inputs) > 1 and _is_unknown(layer)):
             self.left[type(layer).__name__] += 1
             kernels, merges = _longest(inputs)
             # A gate is smaller than what it multiplies, whose kernels set the size of the product.
@@ -136,8 +145,11 @@ class Trace:
     def composed(self, layer: str, tensor: Any, inputs: Sequence[Origin]) -> None:
         """Records what a layer made of other layers' results, in a way that was not seen."""
         kernels, merges = _longest(inputs)
-        opaque = Origin(tensor, UNKNOWN, (), kernels + 1, merges)
-        self.add(self._recognized(layer, tensor) or opaque)
+        known = self._recognized(layer, tensor)
+        if known is None:
+            self.hidden.append(layer)
+            known = Origin(tensor, UNKNOWN, (), kernels + 1, merges)
+        self.add(known)
 
     def _sum(self, tensor: Any, inputs: Sequence[Origin]) -> Origin:
         trunk = max(inputs, key=lambda origin: (origin.merges, -origin.kernels))
@@ -148,7 +160,8 @@ class Trace:
         run.sums += len(inputs) - 1
         for branch in inputs:
             if branch is not trunk and not set(branch.last) & set(trunk.last):
-                run.branches.extend(branch.last)
+                ends = branch.activation is not None
+                run.branches.extend((key, ends) for key in branch.last)
         kernels, merges = _longest(inputs)
         return Origin(tensor, None, (), kernels, merges + 1, run)
 
@@ -183,6 +196,12 @@ class Trace:
         return Origin(tensor, None, (), kernels, merges)
 
 
+def _is_unknown(layer: Any) -> bool:
+    """Returns whether what becomes of several inputs is not known: not of a layer of Keras."""
+    own = isinstance(layer, keras.layers.Layer) and type(layer).__module__.startswith("keras.")
+    return not own or isinstance(layer, keras.layers.Lambda)
+
+
 def is_sum(layer: Any, inputs: Sequence[Origin]) -> bool:
     """Returns whether it adds: an `Add` layer, or `+` in a functional model."""
     if isinstance(layer, keras.layers.Add):
@@ -196,8 +215,9 @@ def depth_factors(runs: Iterable[Run]) -> dict[Any, float]:
     """Returns, by key, the factors of the kernels that end branches; 1 is left out."""
     factors: dict[Any, float] = {}
     for run in runs:
-        for key in run.branches:
-            factors[key] = min(factors.get(key, 1.0), 1 / math.sqrt(run.sums))
+        for key, positive in run.branches:
+            factor = 1 / run.sums if positive else 1 / math.sqrt(run.sums)
+            factors[key] = min(factors.get(key, 1.0), factor)
     return {key: factor for key, factor in factors.items() if factor < 1.0}
 
 

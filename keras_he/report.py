@@ -16,6 +16,11 @@ WIDTH = 100  # columns of the printed table
 _COLUMNS = (("kernel", 37), ("shape", 17), ("in front", 10), ("gain", 8), ("std", 8), ("E[y²]", 8))
 
 
+_GAPS = ("dead input", "not built", "the trunk")  # warnings that `check` raises
+_TABLE = "a table that is looked up"
+_ON_PURPOSE = ("not selected", "frozen", "quantized", "LoRA", "holds integers")
+
+
 class ReportProblem(KerasHeError, ValueError):
     """A kernel was not set, or a second moment lies outside of the band."""
 
@@ -28,7 +33,8 @@ class Row:
         path: Names of the layers on the way to it, and its own.
         layer: Type of the layer that holds it.
         shape: Its shape.
-        role: `"kernel"`, `"remade"` by an initializer of its layer, `"statistic"`, or `"other"`.
+        role: `"kernel"`, `"remade"` by an initializer of its layer, `"statistic"`, `"unknown"`
+            where it may be a kernel and no rule says so, or `"other"`.
         fans: Connections into an output and out of an input unit, of kernels.
         activation: The activation in front, of kernels that the pass came by; `"linear"` for none.
         gain: Factor over `1 / sqrt(fan)`, of kernels that were set.
@@ -89,8 +95,8 @@ class Report:
 
     @property
     def kernels(self) -> tuple[Row, ...]:
-        """The rows of kernels."""
-        return tuple(row for row in self.rows if row.role == "kernel")
+        """The rows of kernels, those among them that no rule knows."""
+        return tuple(row for row in self.rows if row.role in ("kernel", "unknown"))
 
     @property
     def forward_spread(self) -> float:
@@ -98,7 +104,7 @@ class Report:
 
         Of the first calls of the kernels that were measured; 0.0 where there are none.
         """
-        ratios = [row.moments[0] / row.target for row in self.kernels if _counts(row)]
+        ratios = [_first(row) / row.target for row in self.kernels if _first(row)]
         return math.log10(max(ratios) / min(ratios)) if ratios else 0.0
 
     def check(self, *, spread: float = math.log10(1.5), skipped: bool = False) -> None:
@@ -106,23 +112,24 @@ class Report:
 
         Args:
             spread: Decades that `forward_spread` may reach.
-            skipped: Whether kernels that `only` and `skip` left out are accepted.
+            skipped: Whether kernels are accepted that were left on purpose: by `only` and `skip`,
+                frozen, quantized, or under LoRA.
 
         Raises:
             ReportProblem: With all that was missed.
         """
-        accepted = {"a table that is looked up", *(["not selected"] if skipped else [])}
+        accepted = (_TABLE, *(_ON_PURPOSE if skipped else ()))
         missed = [
             f"{row.path} was not set: {row.left}"
             for row in self.kernels
-            if row.left and row.left not in accepted
+            if row.left and not row.left.startswith(accepted)
         ]
         missed += [
             f"{row.path} was not reached by the pass"
             for row in self.kernels
             if row.rule.endswith("not reached")
         ]
-        missed += [text for text in self.warnings if text.startswith(("dead input", "not built"))]
+        missed += [text for text in self.warnings if text.startswith(_GAPS)]
         if self.forward_spread > spread:
             missed.append(f"forward spread {self.forward_spread:.2f} is above {spread:.2f} decades")
         if missed:
@@ -182,8 +189,9 @@ def gradient_spread(factors: Sequence[float]) -> float:
     return max(levels) - min(levels)
 
 
-def _counts(row: Row) -> bool:
-    return row.rule == "measured" and bool(row.moments) and row.moments[0] > 0.0
+def _first(row: Row) -> float:
+    """Returns the second moment at the first call that was given a signal; 0 of no such."""
+    return next((one for one in row.moments if one), 0.0) if row.rule == "measured" else 0.0
 
 
 def _table(rows: Sequence[Row]) -> list[str]:
@@ -224,7 +232,7 @@ def _others(rows: Sequence[Row]) -> list[str]:
     ]
     if unusual:
         lines.append(f"Among them neither 0 nor 1: {', '.join(unusual)}.")
-    left = Counter(row.left for row in rows if row.role != "kernel" and row.left)
+    left = Counter(row.left for row in rows if row.role not in ("kernel", "unknown") and row.left)
     for reason, count in left.items():
         lines.append(f"Left: {count} because: {reason}")
     return lines

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import keras
 
 from keras_he.layers import Kernel, Place, join
+from keras_he.statistics import NAMES as STATISTICS
 from keras_he.sublayers import own_variables
 
-_STATISTICS = ("moving_mean", "moving_variance")
+_TABLES = ("embed", "position", "table", "token")  # of names of what is looked up or added
 _NORMALISATIONS = (
     keras.layers.BatchNormalization,
     keras.layers.GroupNormalization,
@@ -39,7 +40,8 @@ class Slot(NamedTuple):
         layer: The layer that holds it.
         name: Its name in the layer.
         variable: The Keras variable.
-        role: `"kernel"`, `"remade"` (by an initializer of the layer), `"statistic"`, or `"other"`.
+        role: `"kernel"`, `"remade"` (by an initializer of the layer), `"statistic"`, `"unknown"`
+            (it may be a kernel, and no rule says so), or `"other"`.
         kernel: How it is used, of kernels.
         left: Why it must not be changed, or nothing.
         unseen: Why a forward pass does not see its layer at work, or nothing.
@@ -122,7 +124,7 @@ def _slot(place: Place, variable: Any, taken: set[str]) -> Slot:
         copies += 1
         unique = f"{name}_{copies}"
     kernel = place.kernels[attribute] if attribute else None
-    role = _role(place.layer, name, kernel)
+    role = _role(place, variable, name, kernel)
     return Slot(
         join(place.path, unique),
         join(place.key, unique),
@@ -138,15 +140,18 @@ def _slot(place: Place, variable: Any, taken: set[str]) -> Slot:
     )
 
 
-def _role(layer: keras.layers.Layer, name: str, kernel: Kernel | None) -> str:
+def _role(place: Place, variable: Any, name: str, kernel: Kernel | None) -> str:
+    layer = place.layer
     if kernel is not None:
         return "kernel"
-    if isinstance(layer, keras.layers.BatchNormalization) and name in _STATISTICS:
+    if isinstance(layer, keras.layers.BatchNormalization) and name in STATISTICS:
         return "statistic"
     remade = name == "bias" or (name in ("beta", "gamma", "scale") and is_normalisation(layer))
     if remade and remade_initializer(layer, name) is not None:
         return "remade"
-    return "other"
+    table = any(part in name for part in _TABLES)
+    matrix = variable.trainable and len(variable.shape) > 1 and not table
+    return "unknown" if place.problem and matrix else "other"
 
 
 def remade_initializer(layer: Any, name: str) -> Callable[..., Any] | None:

@@ -114,7 +114,7 @@ def apart(seed: int | None = None, *, gradients: bool = False) -> Iterator[None]
 
 
 def gradients(function: Callable[[list[Any]], Any], values: list[Any]) -> list[Any]:
-    """Returns the gradients of a number that eager code makes of tensors."""
+    """Returns the gradients of a number that eager code makes of tensors; zeros where it is cut."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
@@ -123,7 +123,8 @@ def gradients(function: Callable[[list[Any]], Any], values: list[Any]) -> list[A
             for value in values:
                 tape.watch(value)
             result = function(values)
-        return list(tape.gradient(result, values))
+        zero = tf.UnconnectedGradients.ZERO
+        return list(tape.gradient(result, values, unconnected_gradients=zero))
     if backend == "jax":
         import jax
 
@@ -131,7 +132,10 @@ def gradients(function: Callable[[list[Any]], Any], values: list[Any]) -> list[A
     import torch
 
     leaves = [value.detach().requires_grad_() for value in values]
-    return list(torch.autograd.grad(function(leaves), leaves))
+    result = function(leaves)
+    if not result.requires_grad:
+        return [torch.zeros_like(value) for value in values]
+    return list(torch.autograd.grad(result, leaves, allow_unused=True, materialize_grads=True))
 
 
 def double_precision() -> AbstractContextManager[Any]:

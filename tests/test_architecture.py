@@ -19,7 +19,7 @@ STAGES = [
     ["laws", "sampling", "orthogonal"],
     ["tensors", "keras_activations", "sublayers", "initializers", "layers"],
     ["registry"],
-    ["structure", "selection", "inputs", "probe", "provenance"],
+    ["statistics", "structure", "selection", "inputs", "probe", "provenance"],
     ["in_front", "faults", "entries", "measure", "look", "plan"],
     ["apply"],
     ["report"],

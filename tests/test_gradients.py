@@ -87,3 +87,12 @@ def test_other_networks_take_the_measured_gain_to_the_fans(name, mode):
             fan = {"fan_out": row.fans[1], "fan_avg": sum(row.fans) / 2}[mode]
             # Gains keep three digits, so two of them differ by 1 % at most.
             assert row.std == pytest.approx(gains[row.path] / math.sqrt(fan), rel=0.01)
+
+
+@pytest.mark.parametrize("mode", ["fan_out", "fan_avg"])
+def test_a_gradient_that_is_cut_is_no_error(mode):
+    inputs = keras.Input((16,))
+    x = keras.ops.stop_gradient(keras.layers.Dense(16, "relu")(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(4)(keras.layers.Dense(16, "relu")(x)))
+    report = keras_he.initialize(model, seed=1, mode=mode)
+    assert all(row.gain > 0 for row in report.kernels)

@@ -1,6 +1,7 @@
 """Whole models: every kernel is set, and the signal of the model keeps its size."""
 
 import math
+import random
 
 import architectures
 import keras
@@ -44,7 +45,19 @@ def moments_aside_from_merges(model, report, batch, *, training=True):
         for row in scaled
         if tuple(layer.kernel.shape) == row.shape and row.path.split("/")[-2] == layer.name
     }
-    return [moments[0] for key, moments in seen.items() if int(key.rpartition("@")[2]) not in apart]
+    # Keras calls a layer for each step, and it is measured on all of them.
+    steps = {
+        id(inner)
+        for layer in model._flatten_layers()
+        if isinstance(layer, layers.TimeDistributed)
+        for inner in layer._flatten_layers()
+    }
+    by_layer = {int(key.rpartition("@")[2]): moments for key, moments in seen.items()}
+    return [
+        np.mean(moments) if key in steps else moments[0]
+        for key, moments in by_layer.items()
+        if key not in apart
+    ]
 
 
 def test_every_kernel_of_small_networks_is_set_or_named(small):
@@ -233,6 +246,33 @@ def test_other_merges_are_told():
     assert "merges left as they are: 1 Average" in report.warnings
 
 
+def test_a_trunk_that_no_kernel_can_hold_is_told():
+    inputs = keras.Input((64,))
+    x = layers.Dense(64)(inputs)
+    for _ in range(10):
+        inner = layers.Add()([x, layers.Dense(64)(layers.ReLU()(x))])
+        x = layers.Add()([x, inner])  # twice the trunk, whatever the kernel
+    report = keras_he.initialize(keras.Model(inputs, x), seed=1)
+    assert any("sums grows" in text for text in report.warnings)
+    with pytest.raises(keras_he.KerasHeError, match="the trunk of"):
+        report.check()
+
+
+def test_branches_that_end_in_an_activation_keep_the_trunk():
+    inputs = keras.Input((64,))
+    x = layers.Dense(64)(inputs)
+    sums = []
+    for _ in range(100):
+        x = layers.Add()([x, layers.Dense(64, "relu")(layers.Dense(64, "relu")(x))])
+        sums.append(x)
+    model = keras.Model(inputs, x)
+    batch = batch_for(model)
+    keras_he.initialize(model, batch, seed=1).check()
+    seen = keras.Model(inputs, sums)(batch)
+    moments = [np.mean(np.square(keras.ops.convert_to_numpy(one))) for one in seen]
+    assert signals.factor(moments) < 4
+
+
 def test_a_gate_is_measured_in_front_of_its_sigmoid():
     inputs = keras.Input((32,))
     gate = layers.Dense(32, activation="sigmoid", name="gate")(inputs)
@@ -303,6 +343,38 @@ def test_inference_sees_what_training_sees_behind_random_layers():
     assert signals.factor([one[0] for one in inference][1:]) < 3
 
 
+def test_a_normalisation_that_is_called_in_inference_mode_keeps_its_own_statistics():
+    class Fixed(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.first, self.norm = layers.Dense(16), layers.BatchNormalization()
+            self.second = layers.Dense(4)
+
+        def call(self, x, training=None):
+            return self.second(self.norm(self.first(x), training=False))
+
+    model = Fixed()
+    batch = np.random.default_rng(1).normal(size=(32, 8)).astype("float32")
+    report = keras_he.initialize(model, batch, seed=1)
+    assert report.forward_spread < 0.02
+    assert set(keras.ops.convert_to_numpy(model.norm.moving_variance)) == {np.float32(1.0)}
+
+
+def test_steps_of_zeros_do_not_decide_for_the_others():
+    steps = np.random.default_rng(1).normal(size=(32, 8, 8)).astype("float32")
+    steps[:, :2] = 0.0
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8)),
+            layers.TimeDistributed(layers.Dense(16, "relu")),
+            layers.TimeDistributed(layers.Dense(16)),
+        ]
+    )
+    report = keras_he.initialize(model, steps, seed=1)
+    report.check()
+    assert [row.rule for row in report.kernels] == ["measured", "measured"]
+
+
 def test_frozen_integer_quantized_and_lora_variables_are_left():
     inputs = keras.Input((8,))
     x = layers.Dense(8, name="frozen")(inputs)
@@ -329,6 +401,7 @@ def test_frozen_integer_quantized_and_lora_variables_are_left():
     assert left["drop/seed_generator_state"] == "holds integers"
     with pytest.raises(keras_he.KerasHeError, match="frozen/kernel was not set: frozen"):
         report.check()
+    report.check(skipped=True)
 
 
 def test_quantized_layers_are_left():
@@ -352,6 +425,22 @@ def test_a_layer_without_a_rule_is_named_with_its_reason():
     report = keras_he.initialize(model, seed=1)
     (row,) = [row for row in report.rows if row.role == "other"]
     assert "register_kernels(Scale" in row.left
+    report.check()
+
+
+def test_a_matrix_without_a_rule_is_missed():
+    class Mixed(layers.Layer):
+        def build(self, shape):
+            self.mixing = self.add_weight(shape=(shape[-1], 4), name="mixing")
+
+        def call(self, x):
+            return keras.ops.matmul(x, self.mixing)
+
+    model = keras.Sequential([keras.Input((8,)), Mixed(), layers.Dense(2)])
+    report = keras_he.initialize(model, seed=1)
+    assert "1 of 2 kernels set" in str(report)
+    with pytest.raises(keras_he.KerasHeError, match="mixed/mixing was not set: no rule says"):
+        report.check()
 
 
 def test_a_registered_layer_is_measured():
@@ -452,6 +541,38 @@ def test_automatic_names_and_layers_elsewhere_do_not_reshuffle():
         draws.append([keras.ops.convert_to_numpy(one) / np.std(one) for one in kernels[:3]])
     for one, other in zip(*draws, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5)
+
+
+def test_names_with_underscores_and_layers_inside_do_not_reshuffle():
+    class _My_Block(layers.Layer):  # noqa: N801 - the underscores are the case
+        def __init__(self, more):
+            super().__init__()
+            self.first = layers.Dense(8, activation=layers.PReLU())
+            self.more = layers.Dense(5) if more else None
+
+        def call(self, x):
+            x = self.first(x)
+            return self.more(x) if self.more else x
+
+    kernels = []
+    for more in (False, False, True):
+        model = keras.Sequential([keras.Input((8,)), _My_Block(more), layers.Dense(3)])
+        keras_he.initialize(model, seed=3)
+        first = keras.ops.convert_to_numpy(model.layers[0].first.kernel)
+        keras_he.initialize(model, seed=3)
+        np.testing.assert_array_equal(
+            first, keras.ops.convert_to_numpy(model.layers[0].first.kernel)
+        )
+        kernels.append(first)
+    np.testing.assert_array_equal(kernels[0], kernels[1])
+    np.testing.assert_array_equal(kernels[0], kernels[2])
+
+
+def test_the_global_generators_are_not_moved():
+    model = architectures.transformer(1)
+    before, numpys = random.getstate(), np.random.get_state()[1].tolist()
+    keras_he.initialize(model, seed=1)
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == (before, numpys)
 
 
 def test_layers_of_one_shape_are_drawn_apart():

@@ -94,8 +94,8 @@ def test_a_whole_data_set_counts_by_its_first_samples():
 
 @pytest.mark.parametrize(
     "data",
-    [np.zeros((0, 8), "float32"), [], np.array(["a"])],
-    ids=["no sample", "nothing", "text"],
+    [np.zeros((0, 8), "float32"), [], np.array(["a"]), 5, [[1.0, 2.0]]],
+    ids=["no sample", "nothing", "text", "a number", "lists of numbers"],
 )
 def test_data_that_cannot_be_measured_on_is_refused(data):
     with pytest.raises(keras_he.KerasHeError, match="`data` must be"):
@@ -127,6 +127,14 @@ def test_integers_without_an_embedding_ask_for_data():
     with pytest.raises(keras_he.KerasHeError, match="`data` must be given: no embedding says"):
         keras_he.initialize(model)
     keras_he.initialize(model, np.array([[0, 1, 2, 3], [4, 4, 1, 0]]), seed=1).check()
+
+
+def test_masks_are_ones_and_other_names_are_not():
+    names = ("mask", "padding_mask", "image_unmasked", "masked_features")
+    inputs = [keras.Input((4,), name=name) for name in names]
+    model = keras.Model(inputs, layers.Concatenate()(inputs))
+    drawn = dict(zip(names, first_batch(model, None, 0), strict=True))
+    assert {name for name, one in drawn.items() if (one == 1).all()} == {"mask", "padding_mask"}
 
 
 def test_a_fixed_batch_size_is_kept():

@@ -191,7 +191,7 @@ def branches_of_sums_left(patch):
 
 
 def moving_statistics_left(patch):
-    patch.setattr(plan, "_batch_statistics", lambda entries, scope, calls: None)
+    patch.setattr(plan, "_batch_statistics", lambda entries, statistics: None)
     yield lambda: test_initialize.test_moving_statistics_are_the_batchs_or_keras_own("batch")
 
 

@@ -90,6 +90,8 @@ def test_second_moments_hold_in_small_networks(small):
 def test_networks_of_keras_applications_keep_their_signal(name):
     if keras.backend.backend() == "jax" and name not in ("MobileNetV2", "ResNet50V2"):
         pytest.skip("JAX compiles every operation of every shape; these two have what differs")
+    if keras.backend.backend() == "torch" and name == "NASNetMobile":
+        pytest.skip("Keras has no NASNetMobile on PyTorch")
     keras.utils.set_random_seed(0)
     model = architectures.application(name)
     batch, fresh = batch_for(model, 16), batch_for(model, 16, seed=1)

@@ -7,7 +7,7 @@ only writer is `keras_he.apply`.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
@@ -38,7 +38,6 @@ class Plan:
         settings: Law and mode of the kernels.
         notes: What a user should know.
         random_layers: Layers that drew random numbers, which differ between backends.
-        branched: Whether the signal takes more than one way.
         chain: The kernels in order, where the signal takes one way past all of them.
         drawn: Final values of kernels that were needed before the model is written.
     """
@@ -47,7 +46,6 @@ class Plan:
     entries: list[Entry]
     notes: list[str] = field(default_factory=list)
     random_layers: list[str] = field(default_factory=list)
-    branched: bool = False
     drawn: dict[int, Any] = field(default_factory=dict)
     chain: list[Entry] = field(default_factory=list)
 
@@ -97,9 +95,19 @@ def make_plan(
     plan = Plan(settings, entries)
     plan.notes += [f"not built: {path}: {reason}" for path, reason in unbuilt(survey).items()]
     if batch is not None:
-        _run_passes(
-            model, layer_paths(survey), batch, plan, seed, measures, residual, statistics, progress
-        )
+        inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, batch)
+        pass_seed = seed_of(seed, "a pass") % 2**32
+        given = _Pass(model, inputs, layer_paths(survey), pass_seed, progress)
+        try:
+            watcher = _measure(plan, given, residual, measures)
+        except KerasHeError as error:
+            if measures:
+                raise
+            plan.notes.append(f"the activations in front are not known: {error}")
+        if measures:
+            seen = _look(plan, given, watcher.statistics)
+            if statistics == "batch":
+                _batch_statistics(entries, seen)
     for entry in entries:
         if entry.slot.role == "statistic" and not entry.left and entry.value is None:
             _initial_statistics(entry)
@@ -121,75 +129,72 @@ def _entries(found: Sequence[Slot], seed: int, only: Any, skip: Any) -> list[Ent
     ]
 
 
-def _run_passes(
-    model: Any,
-    paths: dict[int, str],
-    batch: Any,
-    plan: Plan,
-    seed: int,
-    measures: bool,
-    residual: str | None,
-    statistics: str,
-    progress: Callable[[], None],
-) -> None:
+class _Pass(NamedTuple):
+    """What every pass over a model is given."""
+
+    model: Any
+    inputs: Any
+    paths: dict[int, str]
+    seed: int
+    progress: Callable[[], None]
+
+
+def _measure(plan: Plan, given: _Pass, residual: str | None, measures: bool) -> Measurement:
     """Runs the pass that measures; again, where it finds sums whose branches are to be scaled."""
-    inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, batch)
-    pass_seed = seed_of(seed, "a pass") % 2**32
     state = _unit_state(plan)
-
-    def run(factors: dict[int, float]) -> tuple[Measurement, Trace, keras.StatelessScope]:
-        scope = keras.StatelessScope(state_mapping=state)
-        trace = Trace(keras.tree.flatten(inputs))
-        watcher = Measurement(
-            plan.entries,
-            plan.settings,
-            scope,
-            trace,
-            paths,
-            factors,
-            measures=measures,
-            progress=progress,
-        )
-        forward(model, inputs, scope, watcher, pass_seed)
-        return watcher, trace, scope
-
-    try:
-        watcher, trace, scope = run({})
-    except KerasHeError as error:
-        if measures:
-            raise
-        plan.notes.append(f"the activations in front are not known: {error}")
-        return
+    watcher, trace = _measuring_pass(plan, given, state, {}, measures)
     factors = depth_factors(trace.runs) if residual == "depth" and measures else {}
     if factors:
         for entry in plan.entries:
             if entry.slot.role == "kernel":
                 entry.forget()
-        watcher, trace, scope = run(factors)
+        watcher, trace = _measuring_pass(plan, given, state, factors, measures)
     for entry in plan.entries:
         if entry.is_set and entry.gain is None and entry.order is not None:
             watcher.give_up(entry)
     plan.notes += watcher.notes + _merges(trace)
     plan.random_layers = watcher.random_layers
-    plan.branched = bool(trace.runs or trace.left or trace.unseen)
-    if not measures:
-        return
-    statistics_seen = watcher.statistics
-    plan.chain = _chain(plan)
+    plan.chain = [] if trace.runs or trace.left or trace.unseen else _chain(plan)
+    return watcher
+
+
+def _measuring_pass(
+    plan: Plan,
+    given: _Pass,
+    state: list[tuple[Any, Any]],
+    factors: dict[int, float],
+    measures: bool,
+) -> tuple[Measurement, Trace]:
+    scope = keras.StatelessScope(state_mapping=state)
+    trace = Trace(keras.tree.flatten(given.inputs))
+    watcher = Measurement(
+        plan.entries,
+        plan.settings,
+        scope,
+        trace,
+        given.paths,
+        factors,
+        measures=measures,
+        progress=given.progress,
+    )
+    forward(given.model, given.inputs, scope, watcher, given.seed)
+    return watcher, trace
+
+
+def _look(plan: Plan, given: _Pass, statistics: MovingStatistics) -> MovingStatistics:
+    """Runs the passes over the model as it will be; returns the statistics of the last one."""
     modes = []
     if plan.settings.mode != "fan_in":
-        _look_back(model, inputs, plan, pass_seed)
+        _look_back(plan, given)
         modes.append(True)
     if plan.random_layers and any(one.slot.role == "statistic" for one in plan.entries):
         modes.append(False)  # without the random masks, as inference will see it
-    state.clear()
     for training in modes:
         scope = keras.StatelessScope(state_mapping=plan.final_state())
-        look = Look(plan.entries, scope, training)
-        forward(model, inputs, scope, look, pass_seed, training=training)
-        statistics_seen = look.statistics
-    if statistics == "batch":
-        _batch_statistics(plan.entries, statistics_seen)
+        watcher = Look(plan.entries, scope, training)
+        forward(given.model, given.inputs, scope, watcher, given.seed, training=training)
+        statistics = watcher.statistics
+    return statistics
 
 
 def _chain(plan: Plan) -> list[Entry]:
@@ -209,10 +214,10 @@ def _chain(plan: Plan) -> list[Entry]:
     alone = all(
         entry.behind == place and len(entry.moments) == 1 for place, entry in enumerate(chain)
     )
-    return chain if alone and not plan.branched else []
+    return chain if alone else []
 
 
-def _look_back(model: Any, inputs: Any, plan: Plan, seed: int) -> None:
+def _look_back(plan: Plan, given: _Pass) -> None:
     """Takes measured gains to the mode: to the fans, or to the gradient that was measured.
 
     Along a chain of rectifiers a kernel that keeps the signal changes the gradient's second moment
@@ -222,7 +227,7 @@ def _look_back(model: Any, inputs: Any, plan: Plan, seed: int) -> None:
     ratios: dict[int, float] = {}
     if plan.chain:
         state = _forward_state(plan)
-        moments = backward_moments(model, inputs, state, plan.chain, seed)
+        moments = backward_moments(given.model, given.inputs, state, plan.chain, given.seed)
         pairs = zip(plan.chain, plan.chain[1:], moments, moments[1:], strict=False)
         for before, entry, earlier, later in pairs:
             if follows(before, entry) and is_rectifier(entry.activation) and earlier and later:

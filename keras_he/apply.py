@@ -35,12 +35,13 @@ def reproduced(model: Any, plan: Plan, initializers: list[Assignment]) -> set[in
     """Returns the seeds of the kernels that a clone of the model, once initialized, has again.
 
     They are those that stand in the model's config, and it is asked: a layer may keep an
-    initializer and leave it out of its config.
+    initializer and leave it out of its config. A model that has none is noted in the plan.
     """
     with _attributes(initializers, kept=False):
         try:
             config = repr(model.get_config())
-        except Exception:  # a model of the user's own, that cannot be made again from a config
+        except Exception as error:  # the user's own code, which may raise anything
+            plan.notes.append(f"no clone can be made: get_config raised {type(error).__name__}")
             return set()
     return {
         entry.seed

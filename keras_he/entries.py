@@ -26,7 +26,7 @@ class Entry:
             name of an initializer of its layer, or `"batch statistics"`.
         gain: Of kernels, the factor over `1 / sqrt(fan)`.
         target: The second moment that the pre-activation of a kernel is to have; 1, or `1 / n`
-            before a sum.
+            before a sum, `1 / n²` where an activation stands between.
         activation: The activation in front, `None` where there is none.
         moments: The second moment of the pre-activation, without its bias, at each call.
         seed: Seed of its values.

@@ -60,7 +60,8 @@ def initialize(
         seed: An integer of at least 0. Each variable's own seed follows from it and from where the
             variable stands. `None` draws one, which the report tells.
         residual: `"depth"` scales the last kernel of each branch that a sum adds to a trunk by `1 /
-            sqrt(n)`, with `n` the number of sums on that trunk; `None` leaves it at 1.
+            sqrt(n)`, with `n` the number of sums on that trunk, and by `1 / n` if the branch ends
+            in an activation, whose mean adds up; `None` leaves it at 1.
         scheme: `"he"`, the only one there is.
         statistics: `"batch"` gives moving statistics the values of the batch, so that training and
             inference start from the same signal; `"initial"` makes them again, 0 and 1.

@@ -11,6 +11,7 @@ import signals
 from keras import layers
 
 import keras_he
+from keras_he.layers import layer_kernels
 
 RNG_SEED = 20151206
 
@@ -62,9 +63,9 @@ def moments_aside_from_merges(model, report, batch, *, training=True):
 
 def test_every_kernel_of_small_networks_is_set_or_named(small):
     report = keras_he.initialize(small, batch_for(small), seed=1)
-    fans = keras_he.layer_fans(small)
-    assert len(report.kernels) == len({id(row) for row in report.kernels}) > 0
-    assert len(report.kernels) <= len(fans)  # a shared layer stands under several names there
+    # A shared layer stands under several names there, and once in the report.
+    kernels = {id(kernel.variable) for kernel in layer_kernels(small).values()}
+    assert len(report.kernels) == len(kernels) > 0
     for row in report.kernels:
         assert row.left == "a table that is looked up" or (row.gain > 0 and row.std > 0)
     report.check()
@@ -707,6 +708,23 @@ def test_a_model_that_was_never_called_is_built_by_its_data():
         keras_he.initialize(model)
     report = keras_he.initialize(model, batch_for(model), seed=1)
     report.check()
+
+
+def test_a_model_without_a_config_is_told():
+    class Bare(keras.Model):
+        def __init__(self, width):
+            super().__init__()
+            self.dense = layers.Dense(width)
+
+        def call(self, x):
+            return self.dense(x)
+
+        def get_config(self):
+            raise NotImplementedError
+
+    report = keras_he.initialize(Bare(4), np.ones((8, 3), "float32"), seed=1)
+    assert "no clone can be made: get_config raised NotImplementedError" in report.warnings
+    assert {row.clone for row in report.kernels} == {"draws anew"}
 
 
 def test_no_model_is_refused():

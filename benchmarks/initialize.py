@@ -1,12 +1,14 @@
 """Measures what `keras_he.initialize` costs, and the spreads that it leaves, beside peers.
 
     pip install "keras-he[tensorflow,benchmark]"
-    python benchmarks/initialize.py            # all of it, some minutes
-    python benchmarks/initialize.py --quick    # without the slow peer
+    pip install --no-deps keras-hub            # for Llama
+    python benchmarks/initialize.py            # all of it, half an hour
+    python benchmarks/initialize.py --quick    # without a peer that takes minutes for a network
 
 Three tables, each measured in one run, side by side: the time of a call as a multiple of one eager
 forward pass of the same batch in training mode; how it grows with depth; and the decades between
-the largest and the smallest second moment of pre-activations, and of gradients, over depth.
+the largest and the smallest second moment of pre-activations, and of gradients, over depth, with
+the prediction of the latter where the signal takes one way past all kernels.
 
 Budgets: three forward passes and the draws; ten times faster than anyinit's measured mode.
 """
@@ -18,6 +20,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +54,20 @@ def stride_decoder() -> keras.Model:
     return keras.Model(inputs, x)
 
 
+def llama() -> keras.Model:
+    """Returns KerasHub's Llama, four small blocks."""
+    import keras_hub
+
+    return keras_hub.models.LlamaBackbone(
+        vocabulary_size=50,
+        num_layers=4,
+        num_query_heads=4,
+        num_key_value_heads=2,
+        hidden_dim=64,
+        intermediate_dim=128,
+    )
+
+
 NETWORKS: dict[str, Callable[[], keras.Model]] = {
     "100 dense, relu": lambda: architectures.dense_chain("relu"),
     "100 dense, gelu": lambda: architectures.dense_chain("gelu"),
@@ -65,14 +82,19 @@ NETWORKS: dict[str, Callable[[], keras.Model]] = {
     "MobileNetV2": lambda: architectures.application("MobileNetV2"),
     "EfficientNetB0": lambda: architectures.application("EfficientNetB0"),
     "NASNetMobile": lambda: architectures.application("NASNetMobile"),
+    **({"Llama": llama} if find_spec("keras_hub") else {}),
 }
 SLOW = ("ResNet50", "VGG16", "EfficientNetB0", "NASNetMobile")  # minutes in the measured peer
 
 
 def batch_for(model: keras.Model, samples: int = 16) -> Any:
-    """Returns standard normal draws that fit a model."""
+    """Returns standard normal draws that fit a model, or tokens and their mask."""
+    rng = np.random.default_rng(11)
+    if isinstance(model.input, dict):
+        tokens = rng.integers(0, 50, (samples, 16)).astype("int32")
+        return {"token_ids": tokens, "padding_mask": np.ones_like(tokens)}
     shape = (samples, *model.inputs[0].shape[1:])
-    return np.random.default_rng(11).normal(size=shape).astype("float32")
+    return rng.normal(size=shape).astype("float32")
 
 
 def seconds(function: Callable[[], object], count: int = 3) -> float:
@@ -114,7 +136,8 @@ def anyinit_columns(name: str, batch: Any, quick: bool) -> tuple[str, str, float
     except ImportError:
         return "not installed", "", math.nan
     columns, took = [], math.nan
-    for mode, given in (("analytic", tuple(batch.shape)), ("empirical", batch)):
+    shapes = keras.tree.map_structure(lambda one: tuple(one.shape), batch)
+    for mode, given in (("analytic", shapes), ("empirical", batch)):
         if mode == "empirical" and quick:
             columns.append("left out")
             continue
@@ -180,7 +203,14 @@ def main() -> None:
         print(f"  {depth:4} layers {took:6.3f} s, {1e3 * took / depth:5.2f} ms a layer")
 
     print("\nDecades over depth of the signal / of the gradient:")
-    titles = ("Keras default", "he_normal", "anyinit analytic", "anyinit measured", "keras_he")
+    titles = (
+        "Keras default",
+        "he_normal",
+        "anyinit analytic",
+        "anyinit measured",
+        "keras_he",
+        "predicted",
+    )
     print(" " * 34 + "".join(f"{title:<18}" for title in titles) + "time against anyinit measured")
     for name in NETWORKS:
         model = fresh(name)
@@ -189,11 +219,12 @@ def main() -> None:
         he_normal_everywhere(model)
         plain = spreads(model, batch)
         model = fresh(name)
-        keras_he.initialize(model, batch, seed=1)
+        predicted = keras_he.initialize(model, batch, seed=1).gradient_spread
         mine = spreads(model, batch)
-        analytic, measured, took = anyinit_columns(name, batch, quick or name in SLOW)
+        analytic, measured, took = anyinit_columns(name, batch, quick and name in SLOW)
         ratio = "" if math.isnan(took) else f"{took / ours[name]:.0f} times faster"
-        cells = (default, plain, analytic, measured, mine)
+        told = "" if predicted is None else f"{predicted:.1f}"
+        cells = (default, plain, analytic, measured, mine, told)
         print(f"  {name:<32}" + "".join(f"{cell:<18}" for cell in cells) + ratio, flush=True)
 
 

@@ -13,6 +13,7 @@ if os.environ.get("TF_USE_LEGACY_KERAS") in ("1", "true", "True"):  # the values
 
 from keras_he.activations import DepthFactors
 from keras_he.errors import KerasHeError
+from keras_he.examine import audit
 from keras_he.geometry import Fans, fans
 from keras_he.initializers import (
     KaimingNormal,
@@ -22,7 +23,9 @@ from keras_he.initializers import (
 )
 from keras_he.keras_activations import depth_factors, gain
 from keras_he.layers import layer_fans, register_kernels
+from keras_he.logger import SignalLogger
 from keras_he.model import initialize
+from keras_he.portable import make_portable
 from keras_he.registry import names, register
 from keras_he.report import Report
 
@@ -37,11 +40,14 @@ __all__ = [
     "KaimingUniform",
     "KerasHeError",
     "Report",
+    "SignalLogger",
+    "audit",
     "depth_factors",
     "fans",
     "gain",
     "initialize",
     "layer_fans",
+    "make_portable",
     "names",
     "register_kernels",
 ]

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import keras
+
 from keras_he.activations import gain as moments_gain
 from keras_he.errors import KerasHeError
 from keras_he.keras_activations import read_activation
@@ -31,3 +33,12 @@ def is_rectifier(activation: Any) -> bool:
     """Returns whether an activation is linear on both sides of 0, so that sizes pass through it."""
     moments = moments_in_front(activation)
     return moments is not None and moments.signal == moments.gradient == moments.depth
+
+
+def activation_name(activation: Any) -> str:
+    """Returns what an activation is called in a report; `"linear"` for none."""
+    if activation is None or isinstance(activation, str):
+        return activation or "linear"
+    if isinstance(activation, keras.layers.Activation):
+        activation = activation.activation
+    return str(getattr(activation, "__name__", type(activation).__name__))

@@ -77,7 +77,7 @@ class Kaiming(keras.initializers.VarianceScaling):
             InvalidArgument: If an argument is out of range, or excludes another.
         """
         mode = checked_mode(mode)
-        self._geometry = geometries.make_geometry(
+        self.kernel_geometry = geometries.make_geometry(
             geometry, strides, groups, gates, input_axes, output_axes
         )
         seed = _checked_seed(seed)
@@ -96,7 +96,7 @@ class Kaiming(keras.initializers.VarianceScaling):
             scale=self.gain**2, mode=mode, distribution="untruncated_normal", seed=seed
         )
         self.distribution = "untruncated_normal" if self.law == "normal" else self.law
-        self.geometry, strides, self.groups, self.gates, *axes = self._geometry
+        self.geometry, strides, self.groups, self.gates, *axes = self.kernel_geometry
         self.strides = strides[0] if len(strides) == 1 else strides
         self.input_axes, self.output_axes = axes  # Keras before 3.15 has no such arguments
 
@@ -117,7 +117,7 @@ class Kaiming(keras.initializers.VarianceScaling):
         """
         dtype = _checked_dtype(dtype)
         shape = geometries.checked_shape(shape)
-        fans = geometries.geometry_fans(shape, self._geometry)
+        fans = geometries.geometry_fans(shape, self.kernel_geometry)
         if 0 in shape:
             return to_tensor(aligned_empty(shape, STORAGE[dtype]), dtype)
         std = standard_deviation(self._factor, fans, self.mode)
@@ -245,10 +245,10 @@ class KaimingOrthogonal(Kaiming):
     law = "orthogonal"
 
     def _furthest(self, shape: tuple[int, ...]) -> float:
-        return largest_element(geometries.matrix_axes(shape, self._geometry))
+        return largest_element(geometries.matrix_axes(shape, self.kernel_geometry))
 
     def _draw(self, shape: tuple[int, ...], std: float, key: Seed, dtype: str) -> Any:
-        matrices = geometries.matrix_axes(shape, self._geometry)
+        matrices = geometries.matrix_axes(shape, self.kernel_geometry)
         return draw_orthogonal(matrices, shape, std, key, dtype)
 
 

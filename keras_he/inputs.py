@@ -20,10 +20,16 @@ from keras_he.tensors import apart
 _ELEMENTS = 2**20  # of one synthetic input, and 4 times as many of one that is cut short
 _STEPS = 16  # of a sequence whose length is not known
 _SIDE = 64  # of an image whose size is not known
+_PAIR = "(inputs, targets), or a dataset of both, for a loss of both"
 
 
 def first_batch(model: Any, data: Any, seed: int) -> Any:
-    """Returns what the model is called with, as NumPy arrays.
+    """Returns what the model is called with, as NumPy arrays; see `first_samples`."""
+    return first_samples(model, data, seed)[0]
+
+
+def first_samples(model: Any, data: Any, seed: int, *, targets: bool = False) -> tuple[Any, Any]:
+    """Returns what the model is called with, as NumPy arrays, and the targets if there are any.
 
     Args:
         model: The model.
@@ -31,12 +37,15 @@ def first_batch(model: Any, data: Any, seed: int) -> Any:
             most 256 samples count; a `tf.data.Dataset`, a PyTorch `DataLoader` or a
             `keras.utils.PyDataset`; or `None`.
         seed: Seed of the synthetic batch.
+        targets: Whether there must be targets: from a dataset, or as `data=(inputs, targets)`.
 
     Raises:
         InvalidArgument: If it is an iterator, is empty, or cannot be known.
     """
+    if data is None and targets:
+        raise invalid("data", _PAIR, data)
     if data is None:
-        return _synthetic(model, seed)
+        return _synthetic(model, seed), None
     if isinstance(data, Iterator):
         raise invalid(
             "data",
@@ -44,16 +53,25 @@ def first_batch(model: Any, data: Any, seed: int) -> Any:
             data,
             "Take the batch yourself: `data=next(it)`, with the inputs only.",
         )
-    batch = _of_dataset(data)
+    batch, wanted = _of_dataset(data), None
     if batch is None:
-        batch = _first_samples(keras.tree.map_structure(_as_array, data))
+        pair = (data, None)
+        if targets:
+            if not isinstance(data, (list, tuple)) or len(data) != 2:
+                raise invalid(
+                    "data", "(inputs, targets), or a dataset of both, for this loss", data
+                )
+            pair = (data[0], data[1])
+        batch, wanted = _first_samples(keras.tree.map_structure(_as_array, pair))
     else:
-        inputs = keras.utils.unpack_x_y_sample_weight(batch)[0]
-        batch = keras.tree.map_structure(_as_array, inputs)
+        inputs, wanted, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        batch, wanted = keras.tree.map_structure(_as_array, (inputs, wanted))
+        if targets and wanted is None:
+            raise invalid("data", _PAIR, data)
     arrays = keras.tree.flatten(batch)
-    if not arrays or any(array.ndim == 0 or 0 in array.shape for array in arrays):
+    if not arrays or any(one is None or one.ndim == 0 or 0 in one.shape for one in arrays):
         raise invalid("data", "arrays of at least one sample, or None, False or a dataset", data)
-    return batch
+    return batch, wanted
 
 
 def _of_dataset(data: Any) -> Any:
@@ -73,6 +91,8 @@ def _of_dataset(data: Any) -> Any:
 
 
 def _as_array(value: Any) -> Any:
+    if value is None:
+        return None
     if hasattr(value, "detach"):  # PyTorch's, also where another backend runs
         value = value.detach().cpu().numpy()
     array = keras.ops.convert_to_numpy(value) if keras.ops.is_tensor(value) else np.asarray(value)
@@ -83,12 +103,12 @@ def _as_array(value: Any) -> Any:
 
 def _first_samples(batch: Any) -> Any:
     """Returns at most 256 samples of arrays that may hold a whole data set, fewer large ones."""
-    arrays = keras.tree.flatten(batch)
+    arrays = [array for array in keras.tree.flatten(batch) if array is not None]
     if any(array.ndim == 0 for array in arrays) or not arrays:
         return batch
     largest = max(math.prod(array.shape[1:]) for array in arrays)
     samples = min(256, max(32, 4 * _ELEMENTS // max(largest, 1)))
-    return keras.tree.map_structure(lambda array: array[:samples], batch)
+    return keras.tree.map_structure(lambda array: None if array is None else array[:samples], batch)
 
 
 def _synthetic(model: Any, seed: int) -> Any:

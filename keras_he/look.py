@@ -10,11 +10,10 @@ from typing import Any
 
 import keras
 
+from keras_he.backward import backward, random_direction
 from keras_he.entries import Entry
-from keras_he.probe import forward
-from keras_he.sampling import draw
 from keras_he.statistics import MovingStatistics
-from keras_he.tensors import gradients, mean_square
+from keras_he.tensors import mean_square
 
 
 class Look:
@@ -53,24 +52,6 @@ class Look:
         return activation(value)
 
 
-class _Zeros:
-    """A watcher that adds zeros to pre-activations, by which the gradient is taken."""
-
-    def __init__(self, places: dict[int, int], zeros: list[Any]) -> None:
-        self._places, self._zeros = places, zeros
-
-    def on_call(self, layer: Any, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Runs a layer."""
-        return call(*args, **kwargs)
-
-    def on_activation(self, layer: Any, activation: Callable[[Any], Any], value: Any) -> Any:
-        """Adds zeros to a pre-activation."""
-        place = self._places.get(id(layer))
-        if place is not None:
-            value = value + keras.ops.cast(self._zeros[place], value.dtype)
-        return activation(value)
-
-
 def backward_moments(
     model: Any, inputs: Any, state: list[tuple[Any, Any]], chain: Sequence[Entry], seed: int
 ) -> list[float]:
@@ -83,19 +64,6 @@ def backward_moments(
         chain: Kernels of layers that are called once each.
         seed: Seed of the output, a sum of all outputs weighted by standard normal draws.
     """
-    places = {id(entry.slot.layer): place for place, entry in enumerate(chain)}
-
-    def total(zeros: list[Any]) -> Any:
-        scope = keras.StatelessScope(state_mapping=state)
-        watcher = _Zeros(places, zeros)
-        outputs = forward(model, inputs, scope, watcher, seed, differentiable=True)
-        result: Any = 0.0
-        for position, output in enumerate(keras.tree.flatten(outputs)):
-            shape = tuple(output.shape)
-            normal = draw("normal", shape, 1.0, (seed, position), "float32")
-            weights = keras.ops.convert_to_tensor(normal)
-            result = result + keras.ops.sum(keras.ops.cast(output, "float32") * weights)
-        return result
-
-    zeros = [keras.ops.zeros(entry.output_shape) for entry in chain]
-    return [mean_square(gradient) for gradient in gradients(total, zeros)]
+    shapes = {id(entry.slot.layer): [entry.output_shape] for entry in chain}
+    found = backward(model, inputs, shapes, random_direction(seed), seed, state=state)
+    return [mean_square(found.activations[id(entry.slot.layer)][0]) for entry in chain]

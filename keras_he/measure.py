@@ -9,7 +9,6 @@ is what is passed on.
 What cannot be seen gets the analytic rule: the gain of the activation in front.
 """
 
-import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,10 +22,11 @@ from keras_he.faults import NotMeasurable, check_output
 from keras_he.in_front import analytic_gain
 from keras_he.provenance import Origin, Trace
 from keras_he.statistics import MovingStatistics
-from keras_he.sublayers import layers_inside, sublayers
-from keras_he.tensors import mean_square
+from keras_he.steps import SEPARABLE, all_steps, depthwise_half
+from keras_he.structure import is_random
+from keras_he.sublayers import layers_inside
+from keras_he.tensors import float_tensors, mean_square
 
-_SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
 _LINEAR = 0.05  # by which a second moment may miss the square of its kernel's gain
 
 
@@ -93,7 +93,7 @@ class Measurement:
 
     def on_call(self, layer: Any, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Runs a layer, measures its kernels, and records where its outputs came from."""
-        tensors = _float_tensors((args, kwargs))
+        tensors = float_tensors((args, kwargs))
         inputs = self._trace.origins(self._path(layer), tensors)
         kernels = self._kernels.get(id(layer), [])
         if isinstance(layer, keras.layers.RNN):
@@ -106,7 +106,7 @@ class Measurement:
             call = partial(self.statistics.call, layer, call)
             return self._finish(layer, inputs, call(args, kwargs))
         if isinstance(layer, keras.layers.TimeDistributed):
-            call = partial(_all_steps, layer, call)
+            call = partial(all_steps, layer, call)
         return self._finish(layer, inputs, call(*args, **kwargs))
 
     def on_activation(self, layer: Any, activation: Callable[[Any], Any], value: Any) -> Any:
@@ -133,14 +133,14 @@ class Measurement:
         for entry in kernels:
             self._reach(entry)
             # Nothing stands between the halves of a separable convolution.
-            inner = isinstance(layer, _SEPARABLE) and entry is kernels[-1]
+            inner = isinstance(layer, SEPARABLE) and entry is kernels[-1]
             entry.activation = None if inner else _in_front(inputs)
         if not self._measures:
             for entry in kernels:
                 self._analytic(entry, entry.activation)
             return call(*args, **kwargs)
-        if isinstance(layer, _SEPARABLE):
-            self._measure_depthwise(layer, kernels[0], args[0], inputs)
+        if isinstance(layer, SEPARABLE):
+            self._scaled(kernels[:1], depthwise_half(layer, args[0]), inputs)
         elif len(kernels) > 1:
             for entry in kernels:
                 self._analytic(entry, entry.activation)
@@ -190,21 +190,6 @@ class Measurement:
                 f'Leave it out with `skip="{entry.slot.path}"`.'
             )
         return outputs if measured else final
-
-    def _measure_depthwise(
-        self, layer: Any, entry: Entry, value: Any, inputs: list[Origin]
-    ) -> None:
-        """Measures the first half of a separable convolution, which Keras computes in one step."""
-        kernel = keras.ops.cast(layer.depthwise_kernel, layer.compute_dtype)
-        half = keras.ops.depthwise_conv(
-            keras.ops.cast(value, layer.compute_dtype),
-            kernel,
-            strides=layer.strides,
-            padding=layer.padding,
-            data_format=layer.data_format,
-            dilation_rate=layer.dilation_rate,
-        )
-        self._scaled([entry], half, inputs)
 
     def _scaled(self, kernels: Sequence[Entry], value: Any, inputs: list[Origin]) -> Any:
         """Returns what a kernel makes, scaled; of several kernels the last is measured here."""
@@ -283,9 +268,9 @@ class Measurement:
 
     def _finish(self, layer: Any, inputs: list[Origin], outputs: Any) -> Any:
         """Checks the outputs of a layer, and records where they came from."""
-        if _is_random(layer) and self._path(layer) not in self.random_layers:
+        if is_random(layer) and self._path(layer) not in self.random_layers:
             self.random_layers.append(self._path(layer))
-        for tensor in _float_tensors(outputs):
+        for tensor in float_tensors(outputs):
             if self._trace.knows(tensor):
                 continue
             moment = 0.0
@@ -322,24 +307,6 @@ class Measurement:
         return [id(entry.slot.variable)] if seen else []
 
 
-def _all_steps(layer: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Runs a `TimeDistributed` on all steps at once, where its layer treats them alike.
-
-    Keras calls the layer inside for each step, and the first would decide for all.
-    """
-    value, inner = args[0], layer.layer
-    alike = len(args) == 1 and kwargs.get("mask") is None and not sublayers(inner)
-    if not alike or isinstance(inner, keras.layers.BatchNormalization):
-        return call(*args, **kwargs)
-    takes_training = "training" in inspect.signature(type(inner).call).parameters
-    keywords = {"training": kwargs.get("training")} if takes_training else {}
-    steps = keras.ops.reshape(value, (-1, *value.shape[2:]))
-    outputs = inner.call(steps, **keywords)
-    if not keras.ops.is_tensor(outputs):
-        return call(*args, **kwargs)
-    return keras.ops.reshape(outputs, (*value.shape[:2], *outputs.shape[1:]))
-
-
 def _in_front(inputs: Sequence[Origin]) -> Any:
     """Returns the activation that a layer's first input passed last."""
     return inputs[0].activation if inputs else None
@@ -359,19 +326,5 @@ def _rounded(number: float) -> float:
     return float(f"{number:.3g}")
 
 
-def _float_tensors(values: Any) -> list[Any]:
-    return [
-        value
-        for value in keras.tree.flatten(values)
-        if keras.ops.is_tensor(value)
-        and keras.backend.is_float_dtype(keras.backend.standardize_dtype(value.dtype))
-    ]
-
-
 def _is_linear(activation: Any) -> bool:
     return activation is keras.activations.linear
-
-
-def _is_random(layer: Any) -> bool:
-    has_generator = getattr(layer, "seed_generator", None) is not None
-    return has_generator and bool(getattr(layer, "rate", getattr(layer, "dropout", 1.0)))

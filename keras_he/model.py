@@ -1,7 +1,6 @@
 """Whole models: one call that gives every kernel the right scale, and tells what it did."""
 
 import secrets
-import time
 from typing import Any
 
 import keras
@@ -10,18 +9,16 @@ from keras_he.apply import apply, assignments, reproduced
 from keras_he.entries import LAWS, Entry, seed_of
 from keras_he.errors import KerasHeError, did_you_mean, invalid
 from keras_he.geometry import integer
-from keras_he.in_front import moments_in_front
+from keras_he.in_front import activation_name, moments_in_front
 from keras_he.inputs import first_batch
-from keras_he.layers import Place, places
 from keras_he.measure import Settings
 from keras_he.plan import Plan, follows, make_plan
 from keras_he.probe import watched
-from keras_he.report import Report, Row, gradient_spread
-from keras_he.sublayers import layers_inside
-from keras_he.tensors import apart, is_tracing
+from keras_he.report import Report
+from keras_he.rows import Row, gradient_spread
+from keras_he.subject import Progress, check_model, survey_of
 from keras_he.variance import checked_mode
 
-_PATIENCE = 2.0  # seconds until progress is shown
 _UNSAFE = 10.0  # factor over the whole depth from which on an error of the signal is told
 
 
@@ -96,11 +93,11 @@ def initialize(
     _one_of("residual", residual, ("depth", None))
     _one_of("statistics", statistics, ("batch", "initial"))
     seed = _checked_seed(seed)
-    _check_model(model)
+    check_model(model)
     measures = data is not False
     batch = _batch(model, data, seed_of(seed, "the batch"))
-    survey = _survey(model, batch)
-    progress = _Progress(len(watched(model)))
+    survey = survey_of(model, batch)
+    progress = Progress(len(watched(model)))
     plan = make_plan(
         model,
         survey,
@@ -142,13 +139,6 @@ def _checked_seed(seed: Any) -> int:
     return number
 
 
-def _check_model(model: Any) -> None:
-    if not isinstance(model, keras.layers.Layer):
-        raise invalid("model", "a Keras model", model)
-    if is_tracing():
-        raise invalid("model", "initialized in eager code, not in a compiled function", model)
-
-
 def _batch(model: Any, data: Any, seed: int) -> Any:
     """Returns the batch, or `None` where none is known and none is needed."""
     if data is not False:
@@ -157,43 +147,6 @@ def _batch(model: Any, data: Any, seed: int) -> Any:
         return first_batch(model, None, seed)
     except KerasHeError:
         return None
-
-
-def _survey(model: Any, batch: Any) -> list[Place]:
-    """Returns the places of a model, which is built first if it was not called yet."""
-    if not any(_lacks_weights(layer) for layer in layers_inside(model)):
-        return list(places(model))
-    if batch is not None:
-        with apart():
-            model(keras.tree.map_structure(keras.ops.convert_to_tensor, batch))
-    elif not model.built:
-        raise invalid("model", "built where no data is given", model, "Call it once, or give data.")
-    return list(places(model))
-
-
-def _lacks_weights(layer: Any) -> bool:
-    """Returns whether a layer may still make variables, as a PReLU given as an activation does."""
-    return not layer.built and type(layer).build is not keras.layers.Layer.build
-
-
-class _Progress:
-    """Counts calls of layers, and shows a bar once they have taken long."""
-
-    def __init__(self, layers: int) -> None:
-        self._begin, self._layers, self._done, self._shown = time.monotonic(), layers, 0, False
-        self._bar = keras.utils.Progbar(layers, unit_name="layer")
-
-    def step(self) -> None:
-        """Counts one call."""
-        self._done += 1
-        self._shown = self._shown or time.monotonic() - self._begin > _PATIENCE
-        if self._shown and self._done < self._layers:
-            self._bar.update(self._done)
-
-    def close(self) -> None:
-        """Ends the line of the bar."""
-        if self._shown:
-            self._bar.update(self._layers)
 
 
 def _report(model: Any, plan: Plan, seed: int, again: set[int], *, written: bool) -> Report:
@@ -216,7 +169,7 @@ def _row(entry: Entry, plan: Plan, again: set[int]) -> Row:
     clone = ("same" if entry.seed in again else "draws anew") if entry.is_set else ""
     in_front = None
     if kernel is not None and entry.order is not None:
-        in_front = _name(entry.activation)
+        in_front = activation_name(entry.activation)
     return Row(
         path=slot.path,
         layer=type(slot.layer).__name__,
@@ -233,14 +186,6 @@ def _row(entry: Entry, plan: Plan, again: set[int]) -> Row:
         clone=clone,
         values=entry.range if entry.value is not None else None,
     )
-
-
-def _name(activation: Any) -> str:
-    if activation is None or isinstance(activation, str):
-        return activation or "linear"
-    if isinstance(activation, keras.layers.Activation):
-        activation = activation.activation
-    return str(getattr(activation, "__name__", type(activation).__name__))
 
 
 def _gradient_spread(plan: Plan) -> float | None:

@@ -26,7 +26,7 @@ from keras_he.structure import is_normalisation
 UNKNOWN = "unknown"  # the activation of a tensor whose past was not seen
 _PROBES = 16  # values by which a tensor is told from others
 _RECENT = 64  # tensors of one shape that a sum is looked for among
-_ACTIVATIONS = (
+ACTIVATIONS = (
     keras.layers.Activation,
     keras.layers.ELU,
     keras.layers.LeakyReLU,
@@ -69,6 +69,8 @@ class Origin:
         kernels: The number of kernels on the longest way back.
         merges: The number of sums on the longest way back.
         run: The stretch of trunk that it stands on.
+        sources: Keys of the kernels whose size it has, or is a sum of; empty after a normalisation.
+        nearest: Keys of the kernels that it passed last, whatever stands between.
     """
 
     tensor: Any
@@ -77,6 +79,8 @@ class Origin:
     kernels: int = 0
     merges: int = 0
     run: Run | None = None
+    sources: frozenset[Any] = frozenset()
+    nearest: frozenset[Any] = frozenset()
     probes: NDArray[Any] | None = None
 
 
@@ -109,7 +113,9 @@ class Trace:
     def kernel_output(self, tensor: Any, inputs: Sequence[Origin], last: Iterable[Any]) -> None:
         """Records what a layer with kernels made."""
         kernels, merges = _longest(inputs)
-        self.add(Origin(tensor, None, tuple(last), kernels + 1, merges))
+        keys = tuple(last)
+        passed = frozenset(keys)
+        self.add(Origin(tensor, None, keys, kernels + 1, merges, None, passed, passed))
 
     def activated(self, tensor: Any, source: Origin, activation: Any) -> None:
         """Records what an activation made of a known tensor."""
@@ -124,7 +130,8 @@ class Trace:
             self.add(Origin(tensor))
         elif is_normalisation(layer):
             kernels, merges = _longest(inputs)
-            self.add(Origin(tensor, None, (), kernels, merges))
+            nearest = _union(inputs, "nearest")
+            self.add(Origin(tensor, None, (), kernels, merges, nearest=nearest))
         elif is_sum(layer, inputs):
             total = self._sum(tensor, inputs)
             if total.run is not None:
@@ -136,8 +143,8 @@ class Trace:
             # A gate is smaller than what it multiplies, whose kernels set the size of the product.
             main = max(inputs, key=lambda origin: math.prod(origin.tensor.shape))
             last = main.last if isinstance(layer, keras.layers.Multiply) else ()
-            self.add(Origin(tensor, None, last, kernels, merges))
-        elif isinstance(layer, _ACTIVATIONS):
+            self.add(Origin(tensor, None, last, kernels, merges, None, *_passed(inputs)))
+        elif isinstance(layer, ACTIVATIONS):
             self.activated(tensor, inputs[0], layer)
         else:
             self.add(replace(inputs[0], tensor=tensor, probes=None))
@@ -148,7 +155,7 @@ class Trace:
         known = self._recognized(layer, tensor)
         if known is None:
             self.hidden.append(layer)
-            known = Origin(tensor, UNKNOWN, (), kernels + 1, merges)
+            known = Origin(tensor, UNKNOWN, (), kernels + 1, merges, None, *_passed(inputs))
         self.add(known)
 
     def _sum(self, tensor: Any, inputs: Sequence[Origin]) -> Origin:
@@ -163,7 +170,7 @@ class Trace:
                 ends = branch.activation is not None
                 run.branches.extend((key, ends) for key in branch.last)
         kernels, merges = _longest(inputs)
-        return Origin(tensor, None, (), kernels, merges + 1, run)
+        return Origin(tensor, None, (), kernels, merges + 1, run, *_passed(inputs))
 
     def _origin(self, reader: str, tensor: Any) -> Origin:
         known = self._known.get(id(tensor))
@@ -192,8 +199,9 @@ class Trace:
         if not sums.any():
             return None
         self.unseen.append(reader)
-        kernels, merges = _longest([recent[i] for i in np.argwhere(sums)[0]])
-        return Origin(tensor, None, (), kernels, merges)
+        parts = [recent[i] for i in np.argwhere(sums)[0]]
+        kernels, merges = _longest(parts)
+        return Origin(tensor, None, (), kernels, merges, None, *_passed(parts))
 
 
 def _is_unknown(layer: Any) -> bool:
@@ -227,6 +235,15 @@ def _longest(inputs: Sequence[Origin]) -> tuple[int, int]:
         max((origin.kernels for origin in inputs), default=0),
         max((origin.merges for origin in inputs), default=0),
     )
+
+
+def _passed(inputs: Sequence[Origin]) -> tuple[frozenset[Any], frozenset[Any]]:
+    """Returns the sources and the nearest kernels of a merge."""
+    return _union(inputs, "sources"), _union(inputs, "nearest")
+
+
+def _union(inputs: Sequence[Origin], name: str) -> frozenset[Any]:
+    return frozenset().union(*(getattr(origin, name) for origin in inputs))
 
 
 def _probes(origin: Origin) -> NDArray[Any]:

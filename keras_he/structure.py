@@ -67,6 +67,12 @@ def is_normalisation(layer: Any) -> bool:
     return isinstance(layer, _NORMALISATIONS)
 
 
+def is_random(layer: Any) -> bool:
+    """Returns whether a layer draws random numbers in training mode."""
+    has_generator = getattr(layer, "seed_generator", None) is not None
+    return has_generator and bool(getattr(layer, "rate", getattr(layer, "dropout", 1.0)))
+
+
 def slots(model: keras.layers.Layer, survey: Iterable[Place]) -> list[Slot]:
     """Returns all variables of a model, those of metrics and optimizers aside, each once.
 

@@ -75,6 +75,16 @@ def is_symbolic(value: Any) -> bool:
     return bool(value.is_meta)
 
 
+def float_tensors(values: Any) -> list[Any]:
+    """Returns the tensors of floats in a nested structure."""
+    return [
+        value
+        for value in keras.tree.flatten(values)
+        if keras.ops.is_tensor(value)
+        and keras.backend.is_float_dtype(keras.backend.standardize_dtype(value.dtype))
+    ]
+
+
 def mean_square(value: Any) -> float:
     """Returns the second moment of a tensor's elements, taken in float32; 0.0 where it has none."""
     size = math.prod(value.shape)

@@ -19,12 +19,13 @@ STAGES = [
     ["laws", "sampling", "orthogonal"],
     ["tensors", "keras_activations", "sublayers", "initializers", "layers"],
     ["registry"],
-    ["statistics", "structure", "selection", "inputs", "probe", "provenance"],
-    ["in_front", "faults", "entries", "measure", "look", "plan"],
+    ["subject", "statistics", "structure", "selection", "inputs", "probe", "steps", "provenance"],
+    ["in_front", "faults", "entries", "backward", "measure", "look", "plan", "observe"],
     ["apply"],
-    ["report"],
-    ["model"],
-    ["__init__"],
+    ["rows", "table", "comparison", "picture", "page", "report"],
+    ["claims", "verdicts", "causes", "symptoms"],
+    ["model", "examine", "logger", "portable", "command"],
+    ["__init__", "__main__"],
 ]
 ORDER = [module for stage in STAGES for module in stage]
 WITHOUT_KERAS = [module for stage in STAGES[:4] for module in stage]

@@ -1,0 +1,347 @@
+"""Looking at a whole model: one call that tells what the signal and the gradient do, and why."""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_he.backward import Loss, backward, random_direction
+from keras_he.causes import causes
+from keras_he.claims import claim
+from keras_he.errors import KerasHeError, invalid
+from keras_he.geometry import geometry_fans
+from keras_he.in_front import activation_name
+from keras_he.inputs import first_samples
+from keras_he.keras_activations import Activation, read_activation
+from keras_he.layers import Place
+from keras_he.observe import Observation, Sight
+from keras_he.probe import forward, watched
+from keras_he.provenance import UNKNOWN, Trace, depth_factors
+from keras_he.report import Report
+from keras_he.rows import Figures, Row
+from keras_he.structure import Slot, is_random, layer_paths, remade_initializer, slots, unbuilt
+from keras_he.subject import Progress, check_model, survey_of
+from keras_he.sublayers import layers_inside
+from keras_he.symptoms import growths, symptoms
+from keras_he.tensors import float_tensors, mean_square
+from keras_he.variance import standard_deviation
+from keras_he.verdicts import VERDICTS, Bias, Kernel, Subject, checked_thresholds
+
+_SEED = 0  # of a batch, and of the loss that is taken where none is given
+_FIRST = 4096  # values that are looked at for how many are distinct
+_PRINT = 16  # values by which kernels of one stream are known
+
+
+def audit(
+    model: keras.Model,
+    data: Any = None,
+    *,
+    loss: Any = None,
+    backward: bool = True,
+    thresholds: Mapping[str, float] | None = None,
+) -> Report:
+    """Returns what a model does to its signal and its gradient, and what to write instead.
+
+    One forward pass in training mode looks at what each kernel makes of a batch, and a second one
+    is differentiated. Nothing of the model is changed, but that it is built if it was not.
+
+    Args:
+        model: A model: functional, sequential or subclassed, in any nesting.
+        data: What to look at it with, in the ways of `keras_he.initialize`; with a `loss` of
+            targets, `(inputs, targets)` or a dataset of both. `None` draws a standard normal batch.
+        loss: What the gradient is taken of: a Keras loss, its name, or a function of `(targets,
+            outputs)`; or a function of the outputs alone. What they give is averaged. `None` takes
+            the sum of all outputs, weighted by standard normal draws.
+        backward: Whether to look at the gradient too.
+        thresholds: Numbers in place of those that decide about findings, by name: `"signal"` and
+            `"gradient"`, factors by which second moments change; `"dead"` and `"saturated"`,
+            shares of units and values; `"fan"`, `"gain"` and `"slope"`, by which an initializer is
+            wrong; `"depth"`, by which an error grows; `"distinct"`, a share of values;
+            `"residual"`, by which a trunk grows. Defaults and reasons are in `docs/audit.md`.
+
+    Returns:
+        A `Report`: `print` it, or `report.plot()`, `report.to_html(path)`, `report.findings`.
+
+    Raises:
+        InvalidArgument: If an argument is out of range, or the batch cannot be known.
+        NotEager: If a layer with kernels runs in compiled or scanned code.
+
+    Example:
+        >>> import keras, keras_he
+        >>> model = keras.Sequential([keras.Input((16, 16, 64)),
+        ...     keras.layers.DepthwiseConv2D(3, depthwise_initializer="he_normal"),
+        ...     keras.layers.ReLU(), keras.layers.Conv2D(8, 1)])
+        >>> keras_he.audit(model).findings[0].remedy
+        'depthwise_initializer="he_relu_depthwise"'
+
+    Reference:
+        Schoenholz et al. (2017), arXiv:1611.01232, for what errors do over depth; Lu et al. (2020),
+        arXiv:1903.06733, for units that die.
+    """
+    limits = checked_thresholds(thresholds)
+    check_model(model)
+    if not isinstance(backward, bool):
+        raise invalid("backward", "True or False", backward)
+    taken, of_targets = _loss(loss)
+    batch, wanted = first_samples(model, data, _SEED, targets=of_targets)
+    survey = survey_of(model, batch)
+    if of_targets:
+        targets = keras.tree.map_structure(keras.ops.convert_to_tensor, wanted)
+        taken = _averaged(partial(taken, targets))
+    inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, batch)
+    progress = Progress((1 + backward) * len(watched(model)))
+    found = slots(model, survey)
+    trace = Trace(keras.tree.flatten(inputs))
+    watcher = Observation(found, trace, layer_paths(survey), progress.step)
+    outputs = forward(model, inputs, keras.StatelessScope(), watcher, _SEED)
+    kernels = _kernels(watcher, trace)
+    if backward:
+        _look_back(model, inputs, watcher, kernels, taken)
+    progress.close()
+    subject = Subject(
+        kernels=kernels,
+        **_others(found),
+        broken=watcher.broken,
+        inputs_finite=all(math.isfinite(mean_square(one)) for one in float_tensors(inputs)),
+        runs=trace.runs,
+        data="" if data is None else ", data",
+        thresholds=limits,
+    )
+    return _report(model, found, survey, subject, inputs, outputs)
+
+
+def _loss(loss: Any) -> tuple[Any, bool]:
+    """Returns a loss as a function, and whether it takes targets."""
+    if loss is None:
+        return random_direction(_SEED), False
+    if isinstance(loss, (str, keras.losses.Loss)):
+        return keras.losses.get(loss), True
+    if not callable(loss):
+        raise invalid("loss", "a Keras loss, its name, a function, or None", loss)
+    required = [
+        one
+        for one in inspect.signature(loss).parameters.values()
+        if one.default is one.empty and one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)
+    ]
+    if len(required) not in (1, 2):
+        raise invalid("loss", "a function of (targets, outputs), or of the outputs", loss)
+    return (loss, True) if len(required) == 2 else (_averaged(loss), False)
+
+
+def _averaged(function: Callable[[Any], Any]) -> Loss:
+    return lambda outputs: keras.ops.mean(keras.ops.cast(function(outputs), "float32"))
+
+
+def _kernels(watcher: Observation, trace: Trace) -> list[Kernel]:
+    """Returns the kernels that were reached, in order of execution."""
+    reached = [sight for sight in watcher.sights.values() if sight.order is not None]
+    reached.sort(key=lambda sight: sight.order or 0)
+    factors = depth_factors(trace.runs)
+    return [_kernel(sight, factors.get(id(sight.slot.variable), 1.0) ** 2) for sight in reached]
+
+
+def _kernel(sight: Sight, target: float) -> Kernel:
+    slot = sight.slot
+    values = keras.ops.convert_to_numpy(keras.ops.cast(slot.variable.value, "float32")).ravel()
+    size = float(np.sqrt(np.mean(np.square(values, dtype="float64")))) if values.size else 0.0
+    constant = bool(values.size > 1 and (values == values[0]).all())
+    return Kernel(
+        sight,
+        slot.path,
+        maker(slot),
+        claim(slot),
+        _wanted(sight),
+        size,
+        constant,
+        _distinct(values),
+        () if constant else _first_values(values, size),
+        target,
+    )
+
+
+def maker(slot: Slot) -> str:
+    """Returns the path of the layer that takes the initializer of a variable as an argument."""
+    layer = slot.path.rpartition("/")[0]
+    if slot.shared_attribute and isinstance(slot.layer, keras.layers.EinsumDense):
+        layer = layer.rpartition("/")[0] or layer  # a projection of an attention
+    return layer or slot.layer.name
+
+
+def _wanted(sight: Sight) -> Activation | None:
+    """Returns the activation in front of a kernel, `None` where it is not known."""
+    if sight.activation is None:
+        return read_activation("linear")
+    if isinstance(sight.activation, str) and sight.activation == UNKNOWN:
+        return None
+    try:
+        return read_activation(sight.activation)
+    except KerasHeError:
+        return None
+
+
+def _distinct(values: Any) -> float:
+    """Returns the share of distinct values among the first that are not 0."""
+    picked = values[: 4 * _FIRST]
+    picked = picked[picked != 0.0][:_FIRST]
+    return len(np.unique(picked)) / _FIRST if len(picked) == _FIRST else 1.0
+
+
+def _first_values(values: Any, size: float) -> tuple[float, ...]:
+    """Returns the first values over their root mean square, to three digits."""
+    first = values[:_PRINT]
+    if len(first) < _PRINT or not math.isfinite(size):
+        return ()
+    scale = float(np.sqrt(np.mean(np.square(first, dtype="float64"))))
+    return tuple(float(f"{one / scale:.2e}") for one in first) if scale else ()
+
+
+def _look_back(
+    model: Any, inputs: Any, watcher: Observation, kernels: Sequence[Kernel], loss: Loss
+) -> None:
+    """Fills in the gradients."""
+    floats = [
+        kernel
+        for kernel in kernels
+        if keras.backend.is_float_dtype(kernel.sight.slot.variable.dtype)
+    ]
+    variables = [kernel.sight.slot.variable for kernel in floats]
+    samples = max(len(one) for one in keras.tree.flatten(inputs))
+    found = backward(model, inputs, watcher.calls, loss, _SEED, variables=variables)
+    for kernel, gradient in zip(floats, found.variables, strict=True):
+        kernel.kernel_gradient = mean_square(gradient)
+    last = {id(kernel.sight.slot.layer): kernel for kernel in kernels}
+    for key, each in found.activations.items():
+        if key in last:
+            last[key].gradient = [mean_square(one) for one in each]
+            last[key].energy = sum(mean_square(one) * math.prod(one.shape) for one in each)
+            last[key].energy /= samples
+
+
+def _others(found: Sequence[Slot]) -> dict[str, Any]:
+    """Returns what is known of variables that are no kernels at work, as a `Subject` takes it."""
+    claimed, biases, bad = [], [], []
+    for slot in found:
+        if not keras.backend.is_float_dtype(slot.variable.dtype):
+            continue
+        if not math.isfinite(mean_square(slot.variable.value)):
+            bad.append(slot)
+        if slot.role == "kernel" and slot.name != "embeddings":
+            continue
+        made = claim(slot)
+        if made is not None:
+            claimed.append((slot, made))
+        make = remade_initializer(slot.layer, slot.name) if slot.name == "bias" else None
+        if make is not None:
+            values = make(tuple(slot.variable.shape), dtype=slot.variable.dtype)
+            largest = keras.ops.max(keras.ops.abs(keras.ops.cast(values, "float32")))
+            biases.append(Bias(slot.layer, float(largest)))
+    return {"others": claimed, "biases": biases, "bad_weights": bad}
+
+
+def _report(
+    model: Any,
+    found: Sequence[Slot],
+    survey: Sequence[Place],
+    subject: Subject,
+    inputs: Any,
+    outputs: Any,
+) -> Report:
+    kernels = {kernel.path: kernel for kernel in subject.kernels}
+    unseen = [slot for slot in found if slot.path not in kernels]
+    rows = [_seen(kernel) for kernel in subject.kernels] + [_unseen(slot) for slot in unseen]
+    gradients = [row.figures.gradient for row in rows if row.figures and row.figures.gradient]
+    given, made = (_moment(one) for one in (inputs, outputs))
+    return Report(
+        model=model.name,
+        mode="",
+        law="",
+        seed=_SEED,
+        rows=tuple(rows),
+        warnings=tuple(f"not built: {path}: {why}" for path, why in unbuilt(survey).items()),
+        random_layers=tuple(layer.name for layer in layers_inside(model) if is_random(layer)),
+        gradient_spread=(math.log10(max(gradients) / min(gradients)) if gradients else None),
+        written=False,
+        findings=_sorted([*symptoms(subject), *causes(subject)]),
+        end_to_end=made / given if given and made is not None else None,
+        depth_growth=max((growth for _, growth in growths(subject, restart=False)), default=None),
+        audited=True,
+    )
+
+
+def _sorted(findings: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(sorted(findings, key=lambda one: VERDICTS.index(one.verdict)))
+
+
+def _moment(values: Any) -> float | None:
+    moments = [mean_square(one) for one in float_tensors(values)]
+    return sum(moments) / len(moments) if moments else None
+
+
+def _seen(kernel: Kernel) -> Row:
+    sight, made, slot = kernel.sight, kernel.claim, kernel.sight.slot
+    fans = None
+    wanted = None
+    if slot.kernel is not None:
+        fans = geometry_fans(tuple(slot.variable.shape), slot.kernel.geometry)
+        wanted = _wanted_std(kernel, fans)
+    gradient = kernel.gradient[0] if kernel.gradient else None
+    ratio = None
+    if kernel.kernel_gradient is not None and kernel.std > 0.0:
+        ratio = math.sqrt(kernel.kernel_gradient) / kernel.std
+    units = sight.units
+    return Row(
+        path=slot.path,
+        layer=type(slot.layer).__name__,
+        shape=tuple(slot.variable.shape),
+        role=slot.role,
+        fans=fans,
+        activation=activation_name(sight.activation),
+        std=wanted,
+        rule="measured" if sight.moments else "",
+        left="" if sight.moments else "its pre-activation is not seen",
+        moments=tuple(sight.moments),
+        target=kernel.target if _closer(kernel) else 1.0,
+        figures=Figures(
+            initializer=type(made.initializer).__name__ if made else "",
+            assumed_fans=made.fans if made else None,
+            assumed_std=made.std if made else None,
+            std=kernel.std,
+            mean=sight.mean if sight.moments else None,
+            dead=units.dead if units else None,
+            saturated=units.saturated if units and units.dead is not None else None,
+            gradient=gradient,
+            kernel_gradient=kernel.kernel_gradient,
+            update_ratio=ratio,
+        ),
+    )
+
+
+def _wanted_std(kernel: Kernel, fans: Any) -> float | None:
+    """Returns the standard deviation that fans, activation and depth ask for."""
+    if kernel.wanted is None or not min(fans) > 0.0:
+        return None
+    std = standard_deviation(1.0 / math.sqrt(kernel.wanted.moments.signal), fans, "fan_in")
+    return std * math.sqrt(kernel.target)
+
+
+def _closer(kernel: Kernel) -> bool:
+    """Returns whether a pre-activation is nearer to its target than to 1."""
+    moment = kernel.moment
+    if not 0.0 < moment < math.inf:
+        return False
+    return abs(math.log(moment / kernel.target)) < abs(math.log(moment))
+
+
+def _unseen(slot: Slot) -> Row:
+    left = "" if slot.role not in ("kernel", "unknown") else slot.left or "not reached by the pass"
+    return Row(
+        path=slot.path,
+        layer=type(slot.layer).__name__,
+        shape=tuple(slot.variable.shape),
+        role=slot.role,
+        left=left,
+    )

@@ -1,0 +1,176 @@
+"""Models that load where keras_he is not: our initializers become Keras' own, with their numbers.
+
+Never a `VarianceScaling`: its fans are wrong for depthwise and transposed kernels, and its config
+differs between Keras versions.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import keras
+
+from keras_he.claims import TRUNCATED
+from keras_he.errors import KerasHeError
+from keras_he.geometry import Geometry, geometry_fans
+from keras_he.initializers import Kaiming
+from keras_he.layers import places
+from keras_he.registry import names
+from keras_he.structure import Slot, initializer_attribute, slots
+from keras_he.subject import check_model
+from keras_he.sublayers import layers_inside
+from keras_he.variance import standard_deviation
+
+
+class Replacement(NamedTuple):
+    """An initializer that became one of Keras'.
+
+    Attributes:
+        layer: Path of the layer.
+        attribute: Its attribute.
+        before: The initializer of keras_he.
+        after: The initializer of Keras.
+        note: What differs: nothing where a kernel drawn anew has the same law.
+    """
+
+    layer: str
+    attribute: str
+    before: Any
+    after: Any
+    note: str = ""
+
+
+def make_portable(model: keras.Model) -> tuple[Replacement, ...]:
+    """Replaces every initializer of keras_he in a model by a Keras built-in; weights stay.
+
+    The model, once saved, loads where keras_he is not installed. Kernels that are drawn anew from
+    its config have the same law and standard deviation, and other values.
+
+    Args:
+        model: A built model.
+
+    Returns:
+        What was replaced, each with a note where no built-in is equal.
+
+    Raises:
+        InvalidArgument: If it is no model.
+        NotPortable: If the config would still name keras_he: a layer of your own keeps an
+            initializer's string. Nothing is changed then.
+
+    Example:
+        >>> import keras, keras_he
+        >>> model = keras.Sequential([keras.Input((8,)),
+        ...                           keras.layers.Dense(4, kernel_initializer="he_linear")])
+        >>> [one.attribute for one in keras_he.make_portable(model)]
+        ['kernel_initializer']
+        >>> round(model.layers[0].kernel_initializer.stddev, 4)  # 1 / sqrt(8)
+        0.3536
+    """
+    check_model(model)
+    survey = list(places(model))
+    paths: dict[int, str] = {}
+    for place in survey:
+        paths.setdefault(id(place.layer), place.path or place.layer.name)
+    found = slots(model, survey)
+    planned = [
+        (layer, _replacement(layer, name, value, paths.get(id(layer), layer.name), found))
+        for layer in layers_inside(model)
+        for name, value in vars(layer).items()
+        if isinstance(value, Kaiming)
+    ]
+    try:
+        for layer, one in planned:
+            setattr(layer, one.attribute, one.after)
+        _check_config(model)
+    except BaseException:
+        for layer, one in planned:
+            setattr(layer, one.attribute, one.before)
+        raise
+    return tuple(one for _, one in planned)
+
+
+class NotPortable(KerasHeError, ValueError):
+    """A model's config still names keras_he."""
+
+
+def _check_config(model: Any) -> None:
+    """Refuses a model whose config still names us."""
+    try:
+        config = model.get_config()
+    except NotImplementedError:  # of a subclassed model, whose config its author writes
+        return
+    strings = {"keras_he", *names()}
+    left = sorted({text for text in _strings(config) if text in strings or "keras_he" in text})
+    if left:
+        raise NotPortable(
+            f"The config of `{model.name}` must not name keras_he. It has {', '.join(left)}, which "
+            "a layer of your own keeps. Give the layer a Keras initializer, or its `get_config` "
+            "`keras.initializers.serialize(self.kernel_initializer)`."
+        )
+
+
+def _strings(config: Any) -> Iterator[str]:
+    """Yields the strings of a config but names of layers and variables."""
+    plain = json.loads(json.dumps(config, default=lambda one: getattr(one, "__dict__", str(one))))
+    waiting = [plain]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            waiting += [value for key, value in one.items() if key != "name"]
+        elif isinstance(one, list):
+            waiting += one
+        elif isinstance(one, str):
+            yield one
+
+
+def _replacement(
+    layer: Any, attribute: str, initializer: Kaiming, path: str, found: list[Slot]
+) -> Replacement:
+    """Returns what takes the place of an initializer."""
+    made = [slot for slot in found if _made_by(slot, layer, attribute)]
+    if not made:
+        zeros = keras.initializers.Zeros()
+        return Replacement(path, attribute, initializer, zeros, "it made no variable")
+    stds = [_std(initializer, slot) for slot in made]
+    std = math.exp(sum(math.log(one) for one in stds) / len(stds))
+    after, note = _built_in(initializer, std, made[0])
+    if max(stds) > 1.001 * min(stds):
+        note = f"kernels of {min(stds):.3g} to {max(stds):.3g} share it: their geometric mean"
+    return Replacement(path, attribute, initializer, after, note)
+
+
+def _made_by(slot: Slot, layer: Any, attribute: str) -> bool:
+    """Returns whether an attribute of a layer makes a variable, one of a layer inside too."""
+    if slot.layer is layer:
+        return attribute in (initializer_attribute(slot), f"{slot.name}_initializer")
+    # An attention makes its projections' kernels by an attribute of its own.
+    inside = slot.shared_attribute and slot.layer in layers_inside(layer)
+    return inside and attribute.lstrip("_") == f"{slot.name}_initializer"
+
+
+def _std(initializer: Any, slot: Slot) -> float:
+    geometry = initializer.kernel_geometry
+    if isinstance(slot.layer, keras.layers.EinsumDense) and slot.kernel is not None:
+        geometry = slot.kernel.geometry
+    fans = geometry_fans(tuple(slot.variable.shape), geometry)
+    return standard_deviation(initializer.gain, fans, initializer.mode)
+
+
+def _built_in(initializer: Any, std: float, slot: Slot) -> tuple[Any, str]:
+    """Returns the built-in of a law, and in what it differs."""
+    kinds, seed = keras.initializers, initializer.get_config().get("seed")
+    seed = seed % 2**31 if isinstance(seed, int) else None
+    if initializer.law == "uniform":
+        limit = math.sqrt(3.0) * std
+        return kinds.RandomUniform(-limit, limit, seed=seed), ""
+    if initializer.law == "truncated_normal":
+        return kinds.TruncatedNormal(stddev=std / TRUNCATED, seed=seed), ""
+    if initializer.law == "normal":
+        return kinds.RandomNormal(stddev=std, seed=seed), ""
+    shape = tuple(slot.variable.shape)
+    longer = max(math.prod(shape[:-1]), shape[-1])
+    note = ""
+    if slot.kernel is not None and slot.kernel.geometry != Geometry():
+        note = "one orthogonal matrix for the whole kernel, not one per block"
+    return kinds.Orthogonal(gain=std * math.sqrt(longer), seed=seed), note

@@ -1,0 +1,258 @@
+"""What is wrong about what a model does: its signal, its gradient, its units and its values."""
+
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+
+from keras_he.activations import depth_factors
+from keras_he.claims import written
+from keras_he.errors import KerasHeError
+from keras_he.keras_activations import Activation, read_activation
+from keras_he.rows import Finding
+from keras_he.verdicts import Kernel, Subject
+
+
+def symptoms(subject: Subject) -> Iterator[Finding]:
+    """Yields the findings about signal, gradient, units and values."""
+    yield from _nonfinite(subject)
+    yield from _constant(subject)
+    yield from _identical(subject)
+    yield from _low_precision(subject)
+    yield from _signal(subject)
+    yield from _gradient(subject)
+    yield from _units(subject)
+    yield from _residual(subject)
+    yield from _depth(subject)
+
+
+def _nonfinite(subject: Subject) -> Iterator[Finding]:
+    for slot in subject.bad_weights:
+        yield Finding(
+            "nonfinite",
+            slot.path.rpartition("/")[0],
+            f"{slot.path} holds NaN or infinity",
+            subject.initialize(),
+            (slot.path,),
+        )
+    if not subject.inputs_finite:
+        yield Finding(
+            "nonfinite",
+            "the input",
+            "the batch holds NaN or infinity",
+            "data = keras.tree.map_structure(numpy.nan_to_num, data)",
+        )
+    if subject.bad_weights or not subject.inputs_finite:
+        return  # what layers make of them is no news
+    for layer in subject.broken[:1]:
+        yield Finding(
+            "nonfinite",
+            layer,
+            "it makes NaN or infinity of finite numbers",
+            subject.initialize(),
+            tuple(kernel.path for kernel in subject.kernels if kernel.layer == layer),
+        )
+
+
+def _constant(subject: Subject) -> Iterator[Finding]:
+    for kernel in subject.kernels:
+        if kernel.constant:
+            what = "zero" if kernel.std == 0.0 else f"{kernel.std:.3g} in size, and the same,"
+            yield subject.finding(
+                "constant",
+                kernel,
+                f"all values of the kernel are {what} everywhere: its units learn the same",
+                _drawn_anew(subject, kernel),
+            )
+
+
+def _drawn_anew(subject: Subject, kernel: Kernel) -> str:
+    """Returns the argument that draws a kernel as it should be."""
+    if kernel.claim is None:
+        return subject.initialize(kernel.path)
+    claim = kernel.claim._replace(mode="fan_in")
+    if claim.fans is None:
+        claim = claim._replace(law="normal")
+    wanted = kernel.wanted if kernel.sight.behind else read_activation("linear")
+    return written(claim, kernel.sight.slot, wanted or read_activation("relu"))
+
+
+def _identical(subject: Subject) -> Iterator[Finding]:
+    alike: dict[tuple[float, ...], list[Kernel]] = {}
+    for kernel in subject.kernels:
+        if kernel.print:
+            alike.setdefault(kernel.print, []).append(kernel)
+    for kernels in alike.values():
+        if len(kernels) > 1:
+            paths = tuple(kernel.path for kernel in kernels)
+            yield Finding(
+                "identical",
+                kernels[1].layer,
+                f"{', '.join(paths)} hold the same numbers, up to a factor: one seed drew them",
+                subject.initialize(*paths),
+                paths,
+            )
+
+
+def _low_precision(subject: Subject) -> Iterator[Finding]:
+    for kernel in subject.kernels:
+        if kernel.distinct < subject.thresholds["distinct"] and not kernel.constant:
+            yield subject.finding(
+                "low-precision",
+                kernel,
+                f"{100 * kernel.distinct:.1f}% of the values are distinct: they were drawn in few "
+                "bits",
+                _drawn_anew(subject, kernel),
+            )
+
+
+def _signal(subject: Subject) -> Iterator[Finding]:
+    """Yields the first kernel on each way where the signal is gone, or beyond bounds.
+
+    It is compared with the largest and the smallest that it had since a normalisation or the input,
+    but a signal that comes to 1 from far away, as unscaled data does, is none of these.
+    """
+    limit = subject.thresholds["signal"]
+    highs: dict[int, float] = {}
+    lows: dict[int, float] = {}
+    told: set[int] = set()
+    for kernel in subject.kernels:
+        key, moment = id(kernel.sight.slot.variable), kernel.moment
+        if math.isnan(moment):
+            continue
+        known = [source for source in kernel.sight.sources if source in highs]
+        high = max((highs[one] for one in known), default=kernel.sight.given)
+        low = max((lows[one] for one in known), default=kernel.sight.given)
+        inherited = kernel.constant or any(one in told for one in kernel.sight.sources)
+        verdict = ""
+        if moment * limit < min(high, 1.0) * kernel.target:
+            verdict, reference = "vanishing", high
+        elif moment > limit * max(low, 1.0):
+            verdict, reference = "exploding", low
+        if verdict and not inherited:
+            yield subject.finding(
+                verdict,
+                kernel,
+                f"signal: the second moment of the pre-activation is {moment:.3g}, after "
+                f"{reference:.3g} earlier on its way",
+                subject.initialize(),
+            )
+        if verdict or inherited:
+            told.add(key)
+        highs[key] = max(high, moment / kernel.target if moment < 1.0 else moment)
+        lows[key] = min(low, moment) if low > 0.0 else moment
+
+
+def _gradient(subject: Subject) -> Iterator[Finding]:
+    """Yields where the gradient vanishes or explodes on its way back.
+
+    Compared is the squared length of the gradient by all of a pre-activation, a sample, which
+    neither the width of a layer nor its number of positions changes.
+    """
+    seen = [kernel for kernel in subject.kernels if 0.0 < kernel.energy < math.inf]
+    if not seen:
+        return
+    largest = max(seen, key=lambda kernel: kernel.energy)
+    smallest = min(seen, key=lambda kernel: kernel.energy)
+    ratio = largest.energy / smallest.energy
+    if ratio < subject.thresholds["gradient"]:
+        return
+    vanishes = smallest.order < largest.order
+    first, last = sorted((smallest, largest), key=lambda kernel: kernel.order)
+    way = [kernel for kernel in seen if first.order <= kernel.order <= last.order]
+    sign = 1 if vanishes else -1
+    steps = pairwise(way)
+    _, worst = max(steps, key=lambda pair: sign * math.log(pair[1].energy / pair[0].energy))
+    yield subject.finding(
+        "vanishing" if vanishes else "exploding",
+        worst,
+        f"gradient: on its way back its squared length goes from {last.energy:.3g} at "
+        f"{last.layer} to {first.energy:.3g} at {first.layer}, most of all through this layer",
+        subject.initialize(),
+    )
+
+
+def _units(subject: Subject) -> Iterator[Finding]:
+    for kernel in subject.kernels:
+        units = kernel.sight.units
+        if units is None:
+            continue
+        if units.dead is not None and units.dead > subject.thresholds["dead"]:
+            yield subject.finding(
+                "dead",
+                kernel,
+                f"{100 * units.dead:.0f}% of the units behind the kernel give the same for every "
+                f"sample: E[y] is {kernel.sight.mean:.3g}, E[y²] {kernel.moment:.3g}",
+                _bias_remedy(subject, kernel),
+            )
+        if units.saturated > subject.thresholds["saturated"]:
+            yield subject.finding(
+                "saturated",
+                kernel,
+                f"{100 * units.saturated:.0f}% of the values behind the kernel lie where the "
+                f"activation is flat: E[y²] is {kernel.moment:.3g}",
+                _bias_remedy(subject, kernel),
+            )
+
+
+def _bias_remedy(subject: Subject, kernel: Kernel) -> str:
+    """Returns the line that takes away a bias that is made too large, or initializes."""
+    bias = next((one for one in subject.biases if one.layer is kernel.sight.slot.layer), None)
+    if bias is not None and bias.made > 1.0:
+        return 'bias_initializer="zeros"'
+    return subject.initialize()
+
+
+def _residual(subject: Subject) -> Iterator[Finding]:
+    by_key = {id(kernel.sight.slot.variable): kernel for kernel in subject.kernels}
+    for run in subject.runs:
+        moments = [one for one in run.moments if one > 0.0]
+        ends = list(dict.fromkeys(key for key, _ in run.branches if key in by_key))
+        if len(moments) < 2 or not ends:
+            continue
+        growth = max(moments) / moments[0]
+        if growth <= subject.thresholds["residual"]:
+            continue
+        paths = tuple(by_key[key].path for key in ends)
+        yield Finding(
+            "unscaled-residual",
+            by_key[ends[0]].layer,
+            f"the trunk grows {growth:.3g} times over {run.sums} sums: the kernels that end its "
+            f"branches are not scaled by its depth",
+            subject.initialize(*paths),
+            paths,
+        )
+
+
+def _depth(subject: Subject) -> Iterator[Finding]:
+    """Yields where the error of the signal has grown too much since the last normalisation."""
+    for kernel, growth in growths(subject, restart=True):
+        if growth >= subject.thresholds["depth"]:
+            yield subject.finding(
+                "unsafe-depth",
+                kernel,
+                f"an error of the signal has grown {growth:.3g} times since the last "
+                f"normalisation: the activations in front are unsafe at this depth",
+                "keras.layers.LayerNormalization()  # in front of this layer",
+            )
+
+
+def growths(subject: Subject, *, restart: bool) -> Iterator[tuple[Kernel, float]]:
+    """Yields each kernel with the growth of an error on the worst way; `restart`ed at limits."""
+    grown: dict[int, float] = {}
+    for kernel in subject.kernels:
+        before = max((grown.get(one, 1.0) for one in kernel.sight.sources), default=1.0)
+        factor = _factor(kernel.wanted) if kernel.sight.sources else 1.0
+        growth = max(before * factor, 1.0)
+        yield kernel, growth
+        over = restart and growth >= subject.thresholds["depth"]
+        grown[id(kernel.sight.slot.variable)] = 1.0 if over else growth
+
+
+def _factor(activation: Activation | None) -> float:
+    """Returns the factor on an error of the signal, 1 where it is not known."""
+    if activation is None:
+        return 1.0
+    try:
+        return depth_factors(activation.moments).signal
+    except KerasHeError:
+        return 1.0

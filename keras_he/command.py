@@ -8,9 +8,11 @@ import argparse
 import importlib
 import json
 import os
+import re
 import sys
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -50,13 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         code: int = options.run(options)
-    except (Refusal, KerasHeError, ImportError) as error:
-        text = " ".join(str(error).split())
-        print(f"keras-he: {text}", file=sys.stderr)
-        return 2
+        sys.stdout.flush()  # a reader that is gone is met here, not when Python ends
     except BrokenPipeError:  # such as `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (Refusal, KerasHeError, ImportError, OSError) as error:
+        text = " ".join(str(error).split())
+        print(f"keras-he: {text}", file=sys.stderr)
+        return 2
     return code
 
 
@@ -124,17 +127,17 @@ def _init_options(parser: argparse.ArgumentParser) -> None:
 
 def _audit(options: argparse.Namespace) -> int:
     wanted = _verdicts(options.fail_on)
-    model = _loaded(options, compiled=False)
-    report = audit(model, _data(options.data), backward=not options.no_backward)
-    if options.html:
-        _writable(options.html)
-        report.to_html(options.html)
-    if options.json == "-":
-        print(report.to_json(indent=1))
-    else:
-        print(report)
-    if options.json not in (None, "-"):
-        _writable(options.json).write_text(report.to_json(indent=1), encoding="utf-8")
+    html = _writable(options.html) if options.html else None
+    out = _writable(options.json) if options.json not in (None, "-") else None
+    # What layers print, and the progress that is shown, is no JSON.
+    with redirect_stdout(sys.stderr if options.json == "-" else sys.stdout):
+        model = _loaded(options, compiled=False)
+        report = _run(options, audit, model, backward=not options.no_backward)
+    print(report.to_json(indent=1) if options.json == "-" else report)
+    if html:
+        report.to_html(html)
+    if out:
+        out.write_text(report.to_json(indent=1), encoding="utf-8")
     return int(any(finding.verdict in wanted for finding in report.findings))
 
 
@@ -151,9 +154,7 @@ def _verdicts(text: str) -> set[str]:
 def _init(options: argparse.Namespace) -> int:
     out = _output(options.out)
     model = _loaded(options)
-    report = initialize(
-        model, _data(options.data), seed=options.seed, mode=options.mode, law=options.law
-    )
+    report = _run(options, initialize, model, seed=options.seed, mode=options.mode, law=options.law)
     print(report)
     _save(model, out)
     return 0
@@ -189,6 +190,18 @@ def _portable(options: argparse.Namespace) -> int:
     return 0
 
 
+def _run(options: argparse.Namespace, function: Callable[..., Any], model: Any, **how: Any) -> Any:
+    """Returns what a function says of a model, whose own errors are told in one line."""
+    data = _data(options.data)
+    try:
+        return function(model, data, **how)
+    except KerasHeError:
+        raise
+    except Exception as error:  # whatever layers raise on a batch that does not fit
+        batch = f"--data {options.data}" if options.data else "a batch of normal draws; give --data"
+        raise Refusal(f"{options.model} fails on {batch}. Keras says: {_last(error)}") from error
+
+
 def _loaded(options: argparse.Namespace, *, compiled: bool = True) -> Any:
     """Returns the model of a file, loaded in safe mode."""
     path = Path(options.model)
@@ -199,7 +212,7 @@ def _loaded(options: argparse.Namespace, *, compiled: bool = True) -> Any:
     for module in options.modules:
         try:
             importlib.import_module(module)
-        except ImportError as error:
+        except Exception as error:  # whatever the module raises
             raise Refusal(f"--import {module}: {error}") from error
     try:
         return keras.models.load_model(path, compile=compiled, safe_mode=True)
@@ -226,14 +239,15 @@ def _why(path: Path, error: Exception) -> str:
     if "custom" in text.lower() or "Could not locate" in text:
         return (
             f"{path} holds classes that are not known here. Name the module that registers them: "
-            f"--import MODULE. Keras says: {_last(text)}"
+            f"--import MODULE. Keras says: {_last(error)}"
         )
-    return f"{path} cannot be loaded. Keras says: {_last(text)}"
+    return f"{path} cannot be loaded. Keras says: {_last(error)}"
 
 
-def _last(text: str) -> str:
-    """Returns the end of a message, where the reason stands."""
-    words = " ".join(text.split())
+def _last(error: Exception) -> str:
+    """Returns the end of a message, where the reason stands, without arguments and colours."""
+    text = re.sub(r"\x1b\[\d*m", "", str(error)).partition("Arguments received by")[0]
+    words = " ".join(text.split()) or type(error).__name__
     return words if len(words) <= 300 else f"{words[:140]} … {words[-150:]}"
 
 
@@ -247,7 +261,7 @@ def _version(path: Path) -> str | None:
 
         with h5py.File(path) as file:
             return str(file.attrs["keras_version"])
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+    except Exception:  # whatever is wrong with it, it is no such file
         return None
 
 
@@ -268,8 +282,10 @@ def _output(name: str) -> Path:
 
 def _writable(name: str) -> Path:
     path = Path(name)
-    if path.is_dir() or not path.parent.is_dir():
-        raise Refusal(f"{path} cannot be written: {path.parent} is no folder, or it is one itself")
+    if path.is_dir():
+        raise Refusal(f"{path} cannot be written: it is a folder")
+    if not path.parent.is_dir():
+        raise Refusal(f"{path} cannot be written: {path.parent} is no folder")
     return path
 
 
@@ -279,6 +295,8 @@ def _save(model: Any, path: Path) -> None:
     try:
         model.save(aside)
         os.replace(aside, path)
+    except Exception as error:  # a full disk, or a model that the format does not take
+        raise Refusal(f"{path} cannot be written. Keras says: {_last(error)}") from error
     finally:
         aside.unlink(missing_ok=True)
 

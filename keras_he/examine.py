@@ -23,16 +23,16 @@ from keras_he.probe import forward, watched
 from keras_he.provenance import UNKNOWN, Trace, depth_factors
 from keras_he.report import Report
 from keras_he.rows import Figures, Row
-from keras_he.structure import Slot, is_random, layer_paths, remade_initializer, slots, unbuilt
+from keras_he.structure import Slot, is_random, layer_paths, slots, unbuilt
 from keras_he.subject import Progress, check_model, survey_of
 from keras_he.sublayers import layers_inside
 from keras_he.symptoms import growths, symptoms
 from keras_he.tensors import float_tensors, mean_square
 from keras_he.variance import standard_deviation
-from keras_he.verdicts import VERDICTS, Bias, Kernel, Subject, checked_thresholds
+from keras_he.verdicts import VERDICTS, Kernel, Subject, checked_thresholds
 
 _SEED = 0  # of a batch, and of the loss that is taken where none is given
-_FIRST = 4096  # values that are looked at for how many are distinct
+_FEWEST, _MOST = 1024, 4096  # values that are looked at for how many are distinct
 _PRINT = 16  # values by which kernels of one stream are known
 
 
@@ -185,9 +185,9 @@ def _wanted(sight: Sight) -> Activation | None:
 
 def _distinct(values: Any) -> float:
     """Returns the share of distinct values among the first that are not 0."""
-    picked = values[: 4 * _FIRST]
-    picked = picked[picked != 0.0][:_FIRST]
-    return len(np.unique(picked)) / _FIRST if len(picked) == _FIRST else 1.0
+    picked = values[: 2 * _MOST]
+    picked = picked[picked != 0.0][:_MOST]
+    return len(np.unique(picked)) / len(picked) if len(picked) >= _FEWEST else 1.0
 
 
 def _first_values(values: Any, size: float) -> tuple[float, ...]:
@@ -223,23 +223,15 @@ def _look_back(
 
 def _others(found: Sequence[Slot]) -> dict[str, Any]:
     """Returns what is known of variables that are no kernels at work, as a `Subject` takes it."""
-    claimed, biases, bad = [], [], []
-    for slot in found:
-        if not keras.backend.is_float_dtype(slot.variable.dtype):
-            continue
-        if not math.isfinite(mean_square(slot.variable.value)):
-            bad.append(slot)
-        if slot.role == "kernel" and slot.name != "embeddings":
-            continue
-        made = claim(slot)
-        if made is not None:
-            claimed.append((slot, made))
-        make = remade_initializer(slot.layer, slot.name) if slot.name == "bias" else None
-        if make is not None:
-            values = make(tuple(slot.variable.shape), dtype=slot.variable.dtype)
-            largest = keras.ops.max(keras.ops.abs(keras.ops.cast(values, "float32")))
-            biases.append(Bias(slot.layer, float(largest)))
-    return {"others": claimed, "biases": biases, "bad_weights": bad}
+    floats = [one for one in found if keras.backend.is_float_dtype(one.variable.dtype)]
+    no_kernels = [one for one in floats if one.role != "kernel" or one.name == "embeddings"]
+    return {
+        "others": [(one, made) for one in no_kernels if (made := claim(one)) is not None],
+        "biases": [one for one in floats if one.name == "bias"],
+        "bad_weights": [
+            one for one in floats if not math.isfinite(mean_square(one.variable.value))
+        ],
+    }
 
 
 def _report(

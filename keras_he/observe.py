@@ -253,12 +253,11 @@ def _dead(value: Any, result: Any, channel: int) -> float | None:
     units = value.shape[channel]
     if math.prod(value.shape) < _FEWEST * units:
         return None
-    axes = [axis for axis in range(len(value.shape)) if axis != channel % len(value.shape)]
+    axes = tuple(axis for axis in range(len(value.shape)) if axis != channel % len(value.shape))
 
     def moves(tensor: Any) -> Any:
-        wide = keras.ops.cast(tensor, "float32")
-        spread = keras.ops.max(wide, axis=axes) - keras.ops.min(wide, axis=axes)
-        return keras.ops.convert_to_numpy(spread)
+        numbers = keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32"))
+        return numbers.max(axis=axes) - numbers.min(axis=axes)
 
     given, made = moves(value), moves(result)
     return float(np.mean((given > 0.0) & (made <= _STILL * given)))

@@ -128,49 +128,80 @@ def _replacement(
     layer: Any, attribute: str, initializer: Kaiming, path: str, found: list[Slot]
 ) -> Replacement:
     """Returns what takes the place of an initializer."""
-    made = [slot for slot in found if _made_by(slot, layer, attribute)]
+    made = _made(layer, attribute, initializer, found)
+    if not made and not layer.built:
+        raise NotPortable(
+            f"`{path}` must be built: the number of a Keras initializer follows from a kernel's "
+            "shape. Call the model once."
+        )
     if not made:
         zeros = keras.initializers.Zeros()
         return Replacement(path, attribute, initializer, zeros, "it made no variable")
-    stds = [_std(initializer, slot) for slot in made]
-    std = math.exp(sum(math.log(one) for one in stds) / len(stds))
-    after, note = _built_in(initializer, std, made[0])
-    if max(stds) > 1.001 * min(stds):
-        note = f"kernels of {min(stds):.3g} to {max(stds):.3g} share it: their geometric mean"
+    numbers = [_number(initializer, slot) for slot in made]
+    mean = math.exp(sum(math.log(one) for one in numbers) / len(numbers))
+    after, note = _built_in(initializer, mean, made[0])
+    if max(numbers) > 1.001 * min(numbers):
+        name = "gain" if initializer.law == "orthogonal" else "standard deviation"
+        several = f"kernels of {name} {min(numbers):.3g} to {max(numbers):.3g} share it"
+        note = f"{several}: their geometric mean"
     return Replacement(path, attribute, initializer, after, note)
 
 
-def _made_by(slot: Slot, layer: Any, attribute: str) -> bool:
-    """Returns whether an attribute of a layer makes a variable, one of a layer inside too."""
-    if slot.layer is layer:
-        return attribute in (initializer_attribute(slot), f"{slot.name}_initializer")
+def _made(layer: Any, attribute: str, initializer: Kaiming, found: list[Slot]) -> list[Slot]:
+    """Returns the variables that an attribute of a layer makes, those of layers inside too."""
+    own = [slot for slot in found if slot.layer is layer]
+    named = [slot for slot in own if attribute in (_attribute(slot), f"{slot.name}_initializer")]
+    if named:
+        return named
+    layers = {id(one) for one in layers_inside(layer)} - {id(layer)}
+    inside = [slot for slot in found if id(slot.layer) in layers]
+    handed = [slot for slot in inside if _equal(_initializer(slot), initializer)]
     # An attention makes its projections' kernels by an attribute of its own.
-    inside = slot.shared_attribute and slot.layer in layers_inside(layer)
-    return inside and attribute.lstrip("_") == f"{slot.name}_initializer"
+    shared = [
+        slot
+        for slot in inside
+        if slot.shared_attribute and attribute.lstrip("_") == f"{slot.name}_initializer"
+    ]
+    # A layer of one's own may call a kernel whatever it likes.
+    unnamed = [slot for slot in own if len(slot.variable.shape) > 1 and not _attribute(slot)]
+    return handed or shared or unnamed
 
 
-def _std(initializer: Any, slot: Slot) -> float:
-    geometry = initializer.kernel_geometry
+def _attribute(slot: Slot) -> str:
+    return initializer_attribute(slot) or ""
+
+
+def _initializer(slot: Slot) -> Any:
+    return getattr(slot.layer, _attribute(slot), None)
+
+
+def _equal(one: Any, other: Kaiming) -> bool:
+    return type(one) is type(other) and one.get_config() == other.get_config()
+
+
+def _number(initializer: Any, slot: Slot) -> float:
+    """Returns the number for one kernel: its standard deviation, or the gain as Keras counts it."""
+    shape, geometry = tuple(slot.variable.shape), initializer.kernel_geometry
     if isinstance(slot.layer, keras.layers.EinsumDense) and slot.kernel is not None:
         geometry = slot.kernel.geometry
-    fans = geometry_fans(tuple(slot.variable.shape), geometry)
-    return standard_deviation(initializer.gain, fans, initializer.mode)
+    std = standard_deviation(initializer._factor, geometry_fans(shape, geometry), initializer.mode)
+    if initializer.law != "orthogonal":
+        return std
+    return std * math.sqrt(max(math.prod(shape[:-1]), shape[-1]))
 
 
-def _built_in(initializer: Any, std: float, slot: Slot) -> tuple[Any, str]:
+def _built_in(initializer: Any, number: float, slot: Slot) -> tuple[Any, str]:
     """Returns the built-in of a law, and in what it differs."""
     kinds, seed = keras.initializers, initializer.get_config().get("seed")
     seed = seed % 2**31 if isinstance(seed, int) else None
     if initializer.law == "uniform":
-        limit = math.sqrt(3.0) * std
+        limit = math.sqrt(3.0) * number
         return kinds.RandomUniform(-limit, limit, seed=seed), ""
     if initializer.law == "truncated_normal":
-        return kinds.TruncatedNormal(stddev=std / TRUNCATED, seed=seed), ""
+        return kinds.TruncatedNormal(stddev=number / TRUNCATED, seed=seed), ""
     if initializer.law == "normal":
-        return kinds.RandomNormal(stddev=std, seed=seed), ""
-    shape = tuple(slot.variable.shape)
-    longer = max(math.prod(shape[:-1]), shape[-1])
+        return kinds.RandomNormal(stddev=number, seed=seed), ""
     note = ""
     if slot.kernel is not None and slot.kernel.geometry != Geometry():
         note = "one orthogonal matrix for the whole kernel, not one per block"
-    return kinds.Orthogonal(gain=std * math.sqrt(longer), seed=seed), note
+    return kinds.Orthogonal(gain=number, seed=seed), note

@@ -9,7 +9,12 @@ from keras_he.claims import written
 from keras_he.errors import KerasHeError
 from keras_he.keras_activations import Activation, read_activation
 from keras_he.rows import Finding
+from keras_he.structure import remade_initializer
+from keras_he.tensors import mean_square
 from keras_he.verdicts import Kernel, Subject
+
+_CLIPPED = "x = keras.ops.maximum(x, keras.config.epsilon())  # in front of this layer"
+_NORMALISED = "x = keras.layers.LayerNormalization()(x)  # in front of this layer"
 
 
 def symptoms(subject: Subject) -> Iterator[Finding]:
@@ -44,12 +49,13 @@ def _nonfinite(subject: Subject) -> Iterator[Finding]:
     if subject.bad_weights or not subject.inputs_finite:
         return  # what layers make of them is no news
     for layer in subject.broken[:1]:
+        paths = tuple(kernel.path for kernel in subject.kernels if kernel.layer == layer)
         yield Finding(
             "nonfinite",
             layer,
             "it makes NaN or infinity of finite numbers",
-            subject.initialize(),
-            tuple(kernel.path for kernel in subject.kernels if kernel.layer == layer),
+            subject.initialize() if paths else _CLIPPED,
+            paths,
         )
 
 
@@ -196,9 +202,13 @@ def _units(subject: Subject) -> Iterator[Finding]:
 
 def _bias_remedy(subject: Subject, kernel: Kernel) -> str:
     """Returns the line that takes away a bias that is made too large, or initializes."""
-    bias = next((one for one in subject.biases if one.layer is kernel.sight.slot.layer), None)
-    if bias is not None and bias.made > 1.0:
-        return 'bias_initializer="zeros"'
+    layer = kernel.sight.slot.layer
+    for bias in subject.biases:
+        make = remade_initializer(layer, "bias") if bias.layer is layer else None
+        if make is not None:
+            made = make(tuple(bias.variable.shape), dtype=bias.variable.dtype)
+            if mean_square(made) > 1.0:
+                return 'bias_initializer="zeros"'
     return subject.initialize()
 
 
@@ -232,7 +242,7 @@ def _depth(subject: Subject) -> Iterator[Finding]:
                 kernel,
                 f"an error of the signal has grown {growth:.3g} times since the last "
                 f"normalisation: the activations in front are unsafe at this depth",
-                "keras.layers.LayerNormalization()  # in front of this layer",
+                _NORMALISED,
             )
 
 

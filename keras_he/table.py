@@ -4,6 +4,7 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from io import StringIO
+from itertools import compress
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -14,6 +15,8 @@ from keras_he.rows import Account, Row
 
 WIDTH = 100  # columns
 _LEAST = 60
+_NARROW = 96  # below which the columns that the others imply are left out
+_IMPLIED = ("shape", "update")
 _DONE = ("kernel", "shape", "in front", "gain", "std", "E[y²]", "rule")
 _SEEN = ("kernel", "shape", "in front", "std", "wanted", "E[y²]", "dead", "E[∇²]", "update", "")
 
@@ -21,7 +24,7 @@ _SEEN = ("kernel", "shape", "in front", "std", "wanted", "E[y²]", "dead", "E[�
 def table(report: Account) -> str:
     """Returns the text of a report, as wide as the terminal, and at most 100 columns."""
     width = max(_LEAST, min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns))
-    parts = [*_head(report), *([_kernels(report)] if report.kernels else [])]
+    parts = [*_head(report), *([_kernels(report, width)] if report.kernels else [])]
     return rendered([*parts, *_foot(report)], width)
 
 
@@ -55,14 +58,16 @@ def share(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.0f}%"
 
 
-def _kernels(report: Account) -> Table:
+def _kernels(report: Account, width: int) -> Table:
     if not report.audited:
         return grid(_DONE, [_done(row) for row in report.kernels])
     marks: dict[str, list[str]] = {}
     for finding in report.findings:
         for path in finding.paths:
             marks.setdefault(path, []).append(finding.verdict)
-    return grid(_SEEN, [_seen(row, marks.get(row.path, [])) for row in report.kernels])
+    kept = [title not in _IMPLIED or width >= _NARROW for title in _SEEN]
+    rows = [_seen(row, marks.get(row.path, [])) for row in report.kernels]
+    return grid(list(compress(_SEEN, kept)), [list(compress(row, kept)) for row in rows])
 
 
 def _done(row: Row) -> tuple[str, ...]:

@@ -90,6 +90,8 @@ def mean_square(value: Any) -> float:
     size = math.prod(value.shape)
     if not size:
         return 0.0
+    if hasattr(value, "detach"):  # PyTorch warns of numbers that it could differentiate
+        value = value.detach()
     wide = keras.ops.cast(value, "float32") if value.dtype != "float32" else value
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
@@ -97,7 +99,7 @@ def mean_square(value: Any) -> float:
         total = 2.0 * float(tf.nn.l2_loss(wide))  # one pass, and no square of it in memory
     else:
         total = float(keras.ops.sum(keras.ops.square(wide)))
-    if 1e-30 < total < 1e38:
+    if 1e-30 < total < 1e38 or math.isnan(total):
         return total / size
     # Beyond float32's range for squares, though the values may be within it.
     largest = float(keras.ops.max(keras.ops.abs(wide)))

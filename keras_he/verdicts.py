@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from keras_he.claims import Claim
 from keras_he.errors import did_you_mean, invalid
@@ -36,11 +36,11 @@ THRESHOLDS: dict[str, float] = {
     "dead": 0.9,
     "saturated": 0.5,
     "fan": 1.5,
-    "gain": 1.05,
+    "gain": 1.03,
     "slope": 0.01,
     "depth": 10.0,
-    "distinct": 0.1,
-    "residual": 10.0,
+    "distinct": 0.2,
+    "residual": 8.0,
 }
 
 
@@ -105,13 +105,6 @@ class Kernel:
         return self.sight.order
 
 
-class Bias(NamedTuple):
-    """A bias: the layer that adds it, and the largest value that its initializer makes."""
-
-    layer: Any
-    made: float
-
-
 @dataclass
 class Subject:
     """A model as the checks see it.
@@ -130,7 +123,7 @@ class Subject:
 
     kernels: list[Kernel]
     others: list[tuple[Slot, Claim]]
-    biases: list[Bias]
+    biases: list[Slot]
     broken: list[str]
     inputs_finite: bool
     bad_weights: list[Slot]

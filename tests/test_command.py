@@ -1,0 +1,408 @@
+"""The command line, run as a user runs it: one process for each command."""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import keras_he
+
+L = keras.layers
+ROOT = Path(keras_he.__file__).resolve().parents[1]
+
+# Layers of one's own: one talks where a report may be read by a program, and one cannot be saved
+# by the command line.
+OWN = """
+import keras
+
+@keras.saving.register_keras_serializable("command_line")
+class Loud(keras.layers.Layer):
+    def call(self, x):
+        print("LOUD")
+        return x
+
+@keras.saving.register_keras_serializable("command_line")
+class Sealed(keras.layers.Layer):
+    def call(self, x):
+        return x
+
+    def get_config(self):
+        if __name__ == "own_layers":
+            raise RuntimeError("it is sealed")
+        return super().get_config()
+"""
+
+
+def sequential(*layers):
+    model = keras.Sequential([keras.Input((16,), name="x"), *layers])
+    model.compile(keras.optimizers.Adam(0.25), "mean_squared_error", metrics=["mae"])
+    return model
+
+
+def own_layers(folder):
+    """Writes the module of the user's own layers, and returns it under another name."""
+    path = folder / "own_layers.py"
+    path.write_text(OWN, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("layers_here", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def of_newer_keras(source, target):
+    """Writes a file as a Keras to come might: with a version and a keyword that are not known."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name == "metadata.json":
+                content = json.dumps({**json.loads(content), "keras_version": "99.0.0"})
+            if name == "config.json":
+                config = json.loads(content)
+                config["config"]["layers"][1]["config"]["sparkle"] = 1
+                content = json.dumps(config)
+            new.writestr(name, content)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Returns the folder in which every command runs, with models and data."""
+    folder = tmp_path_factory.mktemp("command")
+    keras.utils.set_random_seed(3)
+    model = sequential(L.Dense(16, "relu", kernel_initializer="he_linear"), L.Dense(4))
+    model.save(folder / "model.keras")
+    for ending in (".keras", ".h5"):
+        flawed = sequential(L.Dense(16, "relu"), L.Dense(4, kernel_initializer="zeros"))
+        flawed.save(folder / f"flawed{ending}")
+    ours = sequential(
+        L.Dense(16, "relu", kernel_initializer="he_linear_uniform"),
+        L.Dense(8, "gelu", kernel_initializer=keras_he.KaimingOrthogonal(seed=1)),
+        L.Dense(4),
+    )
+    ours.save(folder / "ours.keras")
+    sequential(L.Lambda(lambda x: 2 * x), L.Dense(4)).save(folder / "lambda.keras")
+    own = own_layers(folder)
+    sequential(own.Loud(), L.Dense(4)).save(folder / "own.keras")
+    sequential(own.Sealed(), L.Dense(4)).save(folder / "sealed.keras")
+
+    whole = (folder / "model.keras").read_bytes()
+    (folder / "cut.keras").write_bytes(whole[: len(whole) // 2])
+    whole = (folder / "flawed.h5").read_bytes()
+    (folder / "cut.h5").write_bytes(whole[: len(whole) // 2])
+    (folder / "noise.keras").write_bytes(np.random.default_rng(0).bytes(4096))
+    of_newer_keras(folder / "model.keras", folder / "newer.keras")
+
+    x = np.random.default_rng(1).standard_normal((64, 16)).astype("float32")
+    np.save(folder / "x.npy", x)
+    np.savez(folder / "x.npz", x=x)
+    np.save(folder / "narrow.npy", x[:, :5])
+    np.save(folder / "pickle.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def command(folder):
+    """Returns a function that runs a command in the folder and returns the finished process."""
+
+    def run(*arguments, code=0):
+        done = subprocess.run(
+            [sys.executable, "-m", "keras_he", *arguments],
+            cwd=folder,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            check=False,
+        )
+        assert done.returncode == code, done.stderr[-4000:]
+        return done
+
+    return run
+
+
+def environment():
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONIOENCODING": "utf-8",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+
+
+@pytest.fixture(scope="module")
+def refusal(command):
+    """Returns a function that runs a command which cannot be done, and returns what it says."""
+
+    def run(*arguments):
+        done = command(*arguments, code=2)
+        said = [line for line in done.stderr.splitlines() if line.startswith("keras-he: ")]
+        assert len(said) == 1, done.stderr[-4000:]
+        assert "Traceback" not in done.stderr
+        return said[0].removeprefix("keras-he: ")
+
+    return run
+
+
+def weights(path):
+    return [one.numpy() for one in keras.models.load_model(path).weights]
+
+
+def temporary(folder):
+    return [path.name for path in folder.iterdir() if path.name.startswith(".")]
+
+
+# Help
+
+
+def test_help_shows_examples_and_exit_codes(command):
+    said = command("--help").stdout
+    for one in ("audit", "init", "names", "gain", "portable"):
+        assert f"\n  keras-he {one} " in said
+    assert "exit codes: 0 all is well, 1 --fail-on found something, 2 it cannot be done" in said
+
+
+# audit
+
+
+def test_audit_prints_a_report_and_writes_a_page_and_json(command, folder):
+    said = command(
+        *"audit model.keras --data x.npy --html page.html --json report.json --fail-on any".split()
+    ).stdout
+    assert "no findings; 2 of 2 kernels looked at" in said
+    page = (folder / "page.html").read_text(encoding="utf-8")
+    assert page.lstrip().lower().startswith("<!doctype html>")
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    assert (report["audited"], report["findings"]) == (True, [])
+    assert report["gradient_spread"] is not None
+
+
+@pytest.fixture(scope="module")
+def found(command):
+    """Returns the audit of a model with a kernel of zeros, out of a .h5 file, without gradient."""
+    options = "--data x.npz --json - --no-backward --fail-on exploding,constant"
+    return command("audit", "flawed.h5", *options.split(), code=1)
+
+
+def test_fail_on_a_verdict_that_is_found_exits_with_1(found):
+    verdicts = [one["verdict"] for one in json.loads(found.stdout)["findings"]]
+    assert "constant" in verdicts
+
+
+def test_no_backward_leaves_the_gradient_out(found):
+    rows = [row["figures"] for row in json.loads(found.stdout)["rows"] if row["figures"]]
+    assert len(rows) == 2
+    assert {row["kernel_gradient"] for row in rows} == {None}
+
+
+def test_fail_on_a_verdict_that_is_not_found_exits_with_0(command):
+    assert "constant" in command("audit", "flawed.keras", "--fail-on", "exploding").stdout
+
+
+def test_fail_on_an_unknown_verdict_is_refused(refusal):
+    said = refusal("audit", "model.keras", "--fail-on", "vanishin")
+    assert said == "--fail-on knows no 'vanishin'. Did you mean \"vanishing\"?"
+
+
+def test_import_names_the_module_of_the_users_layers_and_json_is_all_of_stdout(command):
+    done = command("audit", "own.keras", "--import", "own_layers", "--json", "-")
+    assert json.loads(done.stdout)["audited"] is True
+    assert "LOUD" in done.stderr  # what a layer prints is not lost
+
+
+# init
+
+
+@pytest.fixture(scope="module")
+def initialized(command):
+    return command("init", "model.keras", "one.keras", "--data", "x.npy", "--seed", "5")
+
+
+def test_init_tells_what_it_did(initialized):
+    assert "2 of 2 kernels set: normal, fan_in, seed 5." in initialized.stdout
+
+
+def test_init_writes_a_model_that_keeps_its_compile_state(initialized, folder):
+    model = keras.models.load_model(folder / "one.keras")
+    assert model.compiled
+    assert type(model.optimizer).__name__ == "Adam"
+    assert float(model.optimizer.learning_rate) == 0.25
+    assert model.loss == "mean_squared_error"
+
+
+def test_init_keeps_the_second_moment_of_every_layer(initialized, folder):
+    model = keras.models.load_model(folder / "one.keras")
+    x = np.load(folder / "x.npy")
+    first, last = (one.numpy() for one in model.weights if len(one.shape) > 1)
+    hidden = x @ first
+    # Float32 sums of 1024 products, and a gain that is kept to three digits.
+    assert np.mean(hidden**2) == pytest.approx(1, rel=0.01)
+    assert np.mean((np.maximum(hidden, 0) @ last) ** 2) == pytest.approx(1, rel=0.01)
+
+
+def test_init_gives_equal_weights_for_equal_seeds_in_place_too(initialized, command, folder):
+    (folder / "two.keras").write_bytes((folder / "model.keras").read_bytes())
+    command("init", "two.keras", "two.keras", "--data", "x.npy", "--seed", "5")
+    pairs = zip(weights(folder / "one.keras"), weights(folder / "two.keras"), strict=True)
+    for first, second in pairs:
+        np.testing.assert_array_equal(first, second)
+    assert temporary(folder) == []
+
+
+def test_init_reads_and_writes_h5(command, folder):
+    command(*"init flawed.h5 mended.h5 --seed 1 --law uniform --mode fan_avg".split())
+    assert all(one.any() for one in weights(folder / "mended.h5") if one.ndim > 1)
+
+
+def test_a_refused_init_leaves_the_old_file_and_no_other(refusal, folder):
+    (folder / "kept.keras").write_bytes(b"old")
+    said = refusal("init", "model.keras", "kept.keras", "--data", "narrow.npy")
+    assert said.startswith("model.keras fails on --data narrow.npy. Keras says: ")
+    assert "Arguments received" not in said
+    assert "16" in said  # what the model takes
+    assert (folder / "kept.keras").read_bytes() == b"old"
+    assert temporary(folder) == []
+
+
+def test_a_file_that_cannot_be_saved_leaves_the_old_file_and_no_other(refusal, folder):
+    (folder / "old.keras").write_bytes(b"old")
+    said = refusal("init", "sealed.keras", "old.keras", "--import", "own_layers")
+    assert said == "old.keras cannot be written. Keras says: it is sealed"
+    assert (folder / "old.keras").read_bytes() == b"old"
+    assert temporary(folder) == []
+
+
+def test_an_out_in_no_folder_is_refused(refusal):
+    said = refusal("init", "model.keras", "nowhere/out.keras")
+    assert said == f"{Path('nowhere/out.keras')} cannot be written: nowhere is no folder"
+
+
+# names and gain
+
+
+def test_names_lists_what_a_pattern_fits(command):
+    listed = command("names", "he_prelu*").stdout.split()
+    assert listed == [one for one in keras_he.names() if one.startswith("he_prelu")]
+    assert "he_prelu_uniform" in listed
+
+
+def test_names_of_a_pattern_that_fits_nothing_are_refused(refusal):
+    said = refusal("names", "he_rellu")
+    assert said == "no name fits 'he_rellu'. Did you mean \"he_relu\"?"
+
+
+def test_gain_prints_the_number_and_what_it_does_over_depth(command):
+    number, depth = command("gain", "leaky_relu", "--negative-slope", "0.5").stdout.splitlines()
+    assert float(number) == pytest.approx((2 / 1.25) ** 0.5, rel=1e-8)  # sqrt(2 / (1 + a²))
+    assert depth == "per layer: errors of the signal ×1, gradient ×1"
+
+
+def test_gain_of_an_unknown_activation_is_refused(refusal):
+    assert refusal("gain", "relux").endswith("activation='relux' Did you mean \"relu\"?")
+
+
+def test_a_reader_that_leaves_early_gets_no_traceback(folder):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "keras_he", "names"],
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.close()  # as `| head -0` does
+    said = process.stderr.read()
+    process.stderr.close()
+    assert process.wait() == 0
+    assert "BrokenPipe" not in said
+
+
+# portable
+
+
+LOAD_WITHOUT = """
+import sys
+sys.modules["keras_he"] = None  # importing it fails
+import keras
+import numpy as np
+model = keras.models.load_model(FILE)
+np.save("outputs.npy", keras.ops.convert_to_numpy(model(np.load(DATA))))
+np.savez("weights.npz", *[one.numpy() for one in model.weights])
+again = keras.models.clone_model(model)
+print([type(one.kernel_initializer).__name__ for one in again.layers])
+"""
+
+
+@pytest.fixture(scope="module")
+def portable(command):
+    return command("portable", "ours.keras", "portable.keras")
+
+
+def test_portable_tells_what_it_replaced(portable):
+    first, second, last = portable.stdout.splitlines()
+    assert re.fullmatch(r"dense\w*\.kernel_initializer = RandomUniform\(.*minval=-0\.433.*", first)
+    assert re.fullmatch(r"dense\w*\.kernel_initializer = Orthogonal\(.*gain=1\.414.*", second)
+    assert last == "2 initializers replaced."
+
+
+def test_a_portable_file_does_not_name_keras_he(portable, folder):
+    named = {}
+    for file in ("ours.keras", "portable.keras"):
+        with zipfile.ZipFile(folder / file) as archive:
+            named[file] = b"keras_he" in archive.read("config.json")
+    assert named == {"ours.keras": True, "portable.keras": False}
+
+
+def test_a_portable_file_gives_the_same_outputs_without_keras_he(
+    portable, folder, run_python, tmp_path
+):
+    files = f"FILE, DATA = {str(folder / 'portable.keras')!r}, {str(folder / 'x.npy')!r}"
+    move = f"import os\nos.chdir({str(tmp_path)!r})"
+    said = run_python(files, move, LOAD_WITHOUT).splitlines()[-1]
+    assert said == "['RandomUniform', 'Orthogonal', 'GlorotUniform']"
+    model = keras.models.load_model(folder / "ours.keras", compile=False)
+    with np.load(tmp_path / "weights.npz") as file:
+        for first, second in zip(model.weights, file.values(), strict=True):
+            np.testing.assert_array_equal(first.numpy(), second)
+    outputs = keras.ops.convert_to_numpy(model(np.load(folder / "x.npy")))
+    # The same sums of the same numbers; only their order may differ between two processes.
+    np.testing.assert_allclose(np.load(tmp_path / "outputs.npy"), outputs, rtol=1e-5, atol=1e-6)
+
+
+# Files that are refused
+
+REFUSED = {
+    "a missing file": ("audit missing.keras", "missing.keras is no file"),
+    "a wrong suffix": ("audit x.npy", "x.npy must be a .keras or .h5 file"),
+    "noise": ("audit noise.keras", "noise.keras is no Keras file, or is damaged"),
+    "a zip cut short": ("init cut.keras out.keras", "cut.keras is no Keras file, or is damaged"),
+    "an h5 cut short": ("portable cut.h5 out.keras", "cut.h5 is no Keras file, or is damaged"),
+    "a lambda": ("audit lambda.keras", "lambda.keras holds a Lambda layer, .* safe_mode=False"),
+    "a newer Keras": (
+        "audit newer.keras",
+        rf"newer.keras was written by Keras 99.0.0, and this is {keras.__version__}: upgrade Keras",
+    ),
+    "an unknown layer": ("audit own.keras", "own.keras holds classes that are not .*--import MOD"),
+    "a module that is not there": (
+        "audit own.keras --import nothing_here",
+        "--import nothing_here: No module named 'nothing_here'",
+    ),
+    "missing data": ("audit model.keras --data none.npy", "--data none.npy: .*No such file"),
+    "data of pickles": (
+        "audit model.keras --data pickle.npy",
+        "--data pickle.npy: Object arrays cannot be loaded when allow_pickle=False",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_cannot_be_read_is_refused_in_one_line(refusal, kind):
+    arguments, expected = REFUSED[kind]
+    assert re.match(expected, refusal(*arguments.split()))

@@ -67,7 +67,12 @@ def main() -> None:
 
         both(), look()
         passes, took, halved = interleaved(both, look, forward)
-        cells = (f"{passes:.3f} s", f"{took:.3f} s", f"{took / passes:.1f}", f"{halved / passes:.1f}")
+        cells = (
+            f"{passes:.3f} s",
+            f"{took:.3f} s",
+            f"{took / passes:.1f}",
+            f"{halved / passes:.1f}",
+        )
         print(f"{name:<24}" + "".join(f"{cell:>22}" for cell in cells), flush=True)
 
 

@@ -20,7 +20,7 @@ import pytest
 from bounds import ALPHA, second_moment_band
 
 import keras_he
-from keras_he import activations, layers
+from keras_he import activations, layers, verdicts
 from keras_he.quadrature import moments_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -798,6 +798,23 @@ def test_keras_defaults_of_an_lstm_count_its_gates_as_one_kernel():
     assert mean_square(layer.cell.recurrent_kernel)[0] == pytest.approx(float(together), rel=1e-5)
     one_gate = keras.initializers.Orthogonal(seed=1)((128, 128))
     assert mean_square(one_gate)[0] == pytest.approx(float(alone), rel=1e-5)
+
+
+# docs/audit.md
+
+AUDIT = "docs/audit.md"
+
+
+def test_every_verdict_and_every_threshold_is_told():
+    assert [code(row["verdict"]) for row in table(AUDIT, "Verdicts")] == list(verdicts.VERDICTS)
+    told = {code(row["name"]): float(row["default"]) for row in table(AUDIT, "Thresholds")}
+    assert told == verdicts.THRESHOLDS
+    assert all(row["reason"] for row in table(AUDIT, "Thresholds"))
+
+
+def test_the_share_of_a_normal_signal_where_tanh_is_flat_is_as_told():
+    edge = math.acosh(math.sqrt(20.0))  # where 1 - tanh² is a twentieth
+    assert 100 * math.erfc(edge / math.sqrt(2.0)) == pytest.approx(3.0, abs=0.1)
 
 
 # Every document

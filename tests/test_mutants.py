@@ -8,6 +8,7 @@ import math
 import keras
 import numpy as np
 import pytest
+import test_audit
 import test_initialize
 import test_initializers
 import test_layers
@@ -18,11 +19,15 @@ import test_sampling
 import keras_he
 from keras_he import (
     activations,
+    causes,
+    claims,
+    examine,
     geometry,
     initializers,
     laws,
     layers,
     measure,
+    observe,
     orthogonal,
     plan,
     registry,
@@ -200,7 +205,31 @@ def one_seed_for_every_kernel(patch):
     yield test_initialize.test_layers_of_one_shape_are_drawn_apart
 
 
+def audit_counts_no_dead_units(patch):
+    patch.setattr(observe, "_dead", lambda value, result, channel: 0.0)
+    yield test_audit.test_dead_and_saturated_shares_are_counted
+
+
+def audit_takes_the_gradient_of_twice_the_loss(patch):
+    right = examine.backward
+
+    def wrong(model, inputs, shapes, loss, seed, **kwargs):
+        return right(model, inputs, shapes, lambda outputs: 2.0 * loss(outputs), seed, **kwargs)
+
+    patch.setattr(examine, "backward", wrong)
+    yield test_audit.test_the_figures_are_those_of_backpropagation_by_hand
+
+
+def audit_believes_the_fans_of_keras(patch):
+    patch.setattr(causes, "geometry_fans", lambda shape, geometry: claims.keras_fans(shape))
+    name = "fan, he_normal in depthwise"
+    yield lambda: test_audit.test_a_planted_fault_is_found_and_its_remedy_clears_it(name)
+
+
 MUTANTS = [
+    audit_counts_no_dead_units,
+    audit_takes_the_gradient_of_twice_the_loss,
+    audit_believes_the_fans_of_keras,
     pre_activations_passed_on_as_they_were,
     branches_of_sums_left,
     moving_statistics_left,

@@ -82,7 +82,7 @@ def _ours(initializer: Any, attribute: str, shape: tuple[int, ...]) -> Claim:
         fans = geometry_fans(shape, initializer.kernel_geometry)
     except KerasHeError:  # a vector, or a kernel of another rank
         return Claim(initializer, attribute)
-    std = standard_deviation(initializer.gain, fans, initializer.mode)
+    std = initializer.standard_deviation(fans)
     found = None
     if initializer.activation is not None:
         found = read_activation(initializer.activation, initializer.negative_slope)

@@ -208,16 +208,25 @@ def _loaded(options: argparse.Namespace, *, compiled: bool = True) -> Any:
     if not path.is_file():
         raise Refusal(f"{path} is no file")
     _check_suffix(path)
-    sys.path.insert(0, os.getcwd())
+    if options.modules:  # they are looked for here first, as by `python -m`
+        sys.path.insert(0, os.getcwd())
     for module in options.modules:
         try:
             importlib.import_module(module)
         except Exception as error:  # whatever the module raises
             raise Refusal(f"--import {module}: {error}") from error
     try:
-        return keras.models.load_model(path, compile=compiled, safe_mode=True)
+        model = keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # whatever a broken or a foreign file makes Keras raise
         raise Refusal(_why(path, error)) from error
+    if not compiled:
+        return model
+    try:
+        return keras.models.load_model(path, compile=True, safe_mode=True)
+    except Exception as error:  # Keras cannot read back what it wrote of a loss named "mse" in .h5
+        said = _last(error)
+        print(f"Without its loss and optimizer, which cannot be read: {said}", file=sys.stderr)
+        return model
 
 
 def _why(path: Path, error: Exception) -> str:

@@ -294,7 +294,7 @@ def _seen(kernel: Kernel) -> Row:
         activation=activation_name(sight.activation),
         std=wanted,
         rule="measured" if sight.moments else "",
-        left="" if sight.moments else "its pre-activation is not seen",
+        left="" if sight.moments else "not seen",
         moments=tuple(sight.moments),
         target=kernel.target if _closer(kernel) else 1.0,
         figures=Figures(

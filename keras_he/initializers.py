@@ -120,9 +120,13 @@ class Kaiming(keras.initializers.VarianceScaling):
         fans = geometries.geometry_fans(shape, self.kernel_geometry)
         if 0 in shape:
             return to_tensor(aligned_empty(shape, STORAGE[dtype]), dtype)
-        std = standard_deviation(self._factor, fans, self.mode)
+        std = self.standard_deviation(fans)
         check_std(std, dtype, self._furthest(shape))  # before a generator moves on
         return to_tensor(self._draw(shape, std, _key(self.seed), dtype), dtype)
+
+    def standard_deviation(self, fans: geometries.Fans) -> float:
+        """Returns the standard deviation of the values of a kernel with these fans."""
+        return standard_deviation(self._factor, fans, self.mode)
 
     def _furthest(self, shape: tuple[int, ...]) -> float:
         """Returns how many standard deviations a value can be away from 0."""

@@ -20,7 +20,6 @@ from keras_he.registry import names
 from keras_he.structure import Slot, initializer_attribute, slots
 from keras_he.subject import check_model
 from keras_he.sublayers import layers_inside
-from keras_he.variance import standard_deviation
 
 
 class Replacement(NamedTuple):
@@ -184,7 +183,7 @@ def _number(initializer: Any, slot: Slot) -> float:
     shape, geometry = tuple(slot.variable.shape), initializer.kernel_geometry
     if isinstance(slot.layer, keras.layers.EinsumDense) and slot.kernel is not None:
         geometry = slot.kernel.geometry
-    std = standard_deviation(initializer._factor, geometry_fans(shape, geometry), initializer.mode)
+    std: float = initializer.standard_deviation(geometry_fans(shape, geometry))
     if initializer.law != "orthogonal":
         return std
     return std * math.sqrt(max(math.prod(shape[:-1]), shape[-1]))

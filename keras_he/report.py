@@ -1,6 +1,7 @@
 """What was done to a model, or seen of it, as a person reads it and as a program keeps it."""
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
@@ -42,8 +43,8 @@ class Report(Account):
         return {**asdict(self), "forward_spread": self.forward_spread}
 
     def to_json(self, **kwargs: Any) -> str:
-        """Returns the report as JSON; keywords go to `json.dumps`."""
-        return json.dumps(self.to_dict(), **kwargs)
+        """Returns the report as JSON, what is not finite as a string; see `json.dumps`."""
+        return json.dumps(_finite(self.to_dict()), allow_nan=False, **kwargs)
 
     def to_html(self, path: str | PathLike[str]) -> None:
         """Writes one page that needs nothing else: the figure, a table that sorts, and findings.
@@ -85,3 +86,12 @@ class Report(Account):
 
     def __str__(self) -> str:
         return table(self)
+
+
+def _finite(value: Any) -> Any:
+    """Returns plain values with "nan" and "inf" in place of what JSON has no numbers for."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from itertools import pairwise
+from statistics import median
 
 from keras_he.activations import depth_factors
 from keras_he.claims import written
@@ -13,6 +14,7 @@ from keras_he.structure import remade_initializer
 from keras_he.tensors import mean_square
 from keras_he.verdicts import Kernel, Subject
 
+_UNSCALED = 2.0  # times the second moment that a branch of a trunk is to have
 _CLIPPED = "x = keras.ops.maximum(x, keras.config.epsilon())  # in front of this layer"
 _NORMALISED = "x = keras.layers.LayerNormalization()(x)  # in front of this layer"
 
@@ -220,7 +222,9 @@ def _residual(subject: Subject) -> Iterator[Finding]:
         if len(moments) < 2 or not ends:
             continue
         growth = max(moments) / moments[0]
-        if growth <= subject.thresholds["residual"]:
+        # One kernel that is too large makes a trunk grow too, and is another finding.
+        ratios = [by_key[key].moment / by_key[key].target for key in ends]
+        if growth <= subject.thresholds["residual"] or not median(ratios) > _UNSCALED:
             continue
         paths = tuple(by_key[key].path for key in ends)
         yield Finding(

@@ -1,6 +1,7 @@
 """A report as text for a terminal, 100 columns wide at most: the table, and what is to be known."""
 
 import shutil
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from io import StringIO
@@ -25,7 +26,7 @@ def table(report: Account) -> str:
     """Returns the text of a report, as wide as the terminal, and at most 100 columns."""
     width = max(_LEAST, min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns))
     parts = [*_head(report), *([_kernels(report, width)] if report.kernels else [])]
-    return rendered([*parts, *_foot(report)], width)
+    return rendered([*parts, *_foot(report, width)], width)
 
 
 def rendered(parts: Sequence[Table | Text | str], width: int) -> str:
@@ -62,11 +63,11 @@ def _kernels(report: Account, width: int) -> Table:
     if not report.audited:
         return grid(_DONE, [_done(row) for row in report.kernels])
     marks: dict[str, list[str]] = {}
-    for finding in report.findings:
+    for place, finding in enumerate(report.findings, start=1):
         for path in finding.paths:
-            marks.setdefault(path, []).append(finding.verdict)
+            marks.setdefault(path, []).append(str(place))
     kept = [title not in _IMPLIED or width >= _NARROW for title in _SEEN]
-    rows = [_seen(row, marks.get(row.path, [])) for row in report.kernels]
+    rows = [_seen(row, ",".join(marks.get(row.path, []))) for row in report.kernels]
     return grid(list(compress(_SEEN, kept)), [list(compress(row, kept)) for row in rows])
 
 
@@ -76,7 +77,7 @@ def _done(row: Row) -> tuple[str, ...]:
     return (*_named(row), number(row.gain), number(row.std), _moment(row), f"{rule}{anew}")
 
 
-def _seen(row: Row, verdicts: list[str]) -> tuple[str, ...]:
+def _seen(row: Row, marks: str) -> tuple[str, ...]:
     figures = row.figures
     if figures is None:
         return (*_named(row), *[""] * 6, row.left)
@@ -88,7 +89,7 @@ def _seen(row: Row, verdicts: list[str]) -> tuple[str, ...]:
         share(figures.dead),
         number(figures.gradient),
         number(figures.update_ratio),
-        ", ".join(verdicts) or row.left,
+        f"✗{marks}" if marks else row.left,
     )
 
 
@@ -116,12 +117,18 @@ def _head(report: Account) -> list[Text | str]:
     ]
 
 
-def _foot(report: Account) -> list[Text | str]:
+def _foot(report: Account, width: int) -> list[Text]:
     lines = _audited_foot(report) if report.audited else _initialized_foot(report)
     lines += [f"! {text}" for text in report.warnings]
     if report.random_layers:
         lines.append(f"Random layers: {len(report.random_layers)}; their masks are a backend's.")
-    return [Text(line) for line in lines]
+    return [Text(line) for text in lines for line in _wrapped(text, width)]
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Returns the lines of a text, those after the first set in by two more columns."""
+    indent = " " * (len(text) - len(text.lstrip()) + 2)
+    return textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _initialized_foot(report: Account) -> list[str]:
@@ -143,9 +150,9 @@ def _initialized_foot(report: Account) -> list[str]:
 
 def _audited_foot(report: Account) -> list[str]:
     lines = []
-    for finding in report.findings:
+    for place, finding in enumerate(report.findings, start=1):
         lines += [
-            f"✗ {finding.verdict}: {finding.layer}",
+            f"✗{place} {finding.verdict}: {finding.layer}",
             f"    {finding.evidence}.",
             f"    → {finding.remedy}",
         ]
@@ -162,8 +169,7 @@ def _audited_foot(report: Account) -> list[str]:
         lines.append(f"End to end the second moment changes by {report.end_to_end:.3g} times.")
     if report.depth_growth is not None:
         lines.append(
-            f"An error of the signal grows {report.depth_growth:.3g} times on the way between "
-            "normalisations."
+            f"Errors of the signal grow {report.depth_growth:.3g} times between normalisations."
         )
     return lines
 

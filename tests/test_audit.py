@@ -1,6 +1,7 @@
 """The audit: faults that are planted are found and mended, sound models are not accused, and the
 figures are those of independent computations."""
 
+import json
 import math
 
 import architectures
@@ -360,9 +361,9 @@ def test_the_table_fits_the_terminal(columns, monkeypatch):
 
 
 def test_a_report_is_plain_values():
-    import json
-
     model, batch, targets = tanh_net()
     told = json.loads(keras_he.audit(model, (batch, targets), loss="mse").to_json())
+    holed = plants.PLANTS["NaN, dense"]().model
+    assert json.loads(keras_he.audit(holed).to_json())["rows"][2]["moments"] == ["nan"]
     assert told["audited"] is True
     assert set(told["rows"][0]["figures"]) >= {"std", "dead", "gradient", "update_ratio"}

@@ -16,6 +16,9 @@ import pytest
 import keras_he
 
 L = keras.layers
+# A process takes seconds, and most of what is refused never comes to a backend.
+EVERYWHERE = ("test_audit_prints", "test_init_tells", "test_init_keeps", "test_portable_tells")
+FULLY = keras.backend.backend() == "tensorflow" and not keras.__version__.startswith("3.12.")
 ROOT = Path(keras_he.__file__).resolve().parents[1]
 
 # Layers of one's own: one talks where a report may be read by a program, and one cannot be saved
@@ -406,3 +409,9 @@ REFUSED = {
 def test_what_cannot_be_read_is_refused_in_one_line(refusal, kind):
     arguments, expected = REFUSED[kind]
     assert re.match(expected, refusal(*arguments.split()))
+
+
+if not FULLY:
+    for _name, _test in list(globals().items()):
+        if _name.startswith("test_") and not _name.startswith(EVERYWHERE):
+            globals()[_name] = pytest.mark.skip("run on the newest Keras and TensorFlow")(_test)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import takewhile
 from statistics import median
 
 from keras_he.activations import depth_factors
@@ -154,29 +154,30 @@ def _gradient(subject: Subject) -> Iterator[Finding]:
     """Yields where the gradient vanishes or explodes on its way back.
 
     Compared is the squared length of the gradient by all of a pre-activation, a sample, which
-    neither the width of a layer nor its number of positions changes.
+    neither the width of a layer nor its number of positions changes. It has vanished where no
+    kernel up to there gets any to speak of, and exploded where none from there on does: branches
+    with a small factor of their own, such as a layer scale, are passed by.
     """
     seen = [kernel for kernel in subject.kernels if 0.0 < kernel.energy < math.inf]
     if not seen:
         return
     largest = max(seen, key=lambda kernel: kernel.energy)
-    smallest = min(seen, key=lambda kernel: kernel.energy)
-    ratio = largest.energy / smallest.energy
-    if ratio < subject.thresholds["gradient"]:
-        return
-    vanishes = smallest.order < largest.order
-    first, last = sorted((smallest, largest), key=lambda kernel: kernel.order)
-    way = [kernel for kernel in seen if first.order <= kernel.order <= last.order]
-    sign = 1 if vanishes else -1
-    steps = pairwise(way)
-    _, worst = max(steps, key=lambda pair: sign * math.log(pair[1].energy / pair[0].energy))
-    yield subject.finding(
-        "vanishing" if vanishes else "exploding",
-        worst,
-        f"gradient: on its way back its squared length goes from {last.energy:.3g} at "
-        f"{last.layer} to {first.energy:.3g} at {first.layer}, most of all through this layer",
-        subject.initialize(),
-    )
+    little = largest.energy / subject.thresholds["gradient"]
+    before = list(takewhile(lambda kernel: kernel.energy < little, seen))
+    behind = list(takewhile(lambda kernel: kernel.energy < little, reversed(seen)))
+    for verdict, small, step in (("vanishing", before, 1), ("exploding", behind, 0)):
+        if not small:
+            continue
+        best = max(small, key=lambda kernel: kernel.energy)
+        culprit = seen[seen.index(small[-1]) + step]
+        yield subject.finding(
+            verdict,
+            culprit,
+            f"gradient: its squared length is {largest.energy:.3g} at {largest.layer}, and at most "
+            f"{best.energy:.3g} {'in front of' if step else 'from'} this layer"
+            f"{'' if step else ' on'}",
+            subject.initialize(),
+        )
 
 
 def _units(subject: Subject) -> Iterator[Finding]:

@@ -676,7 +676,7 @@ def test_progress_is_shown_on_slow_models_only(capsys, monkeypatch):
     model = architectures.dense_chain("relu", depth=3, width=8)
     keras_he.initialize(model, seed=1)
     assert capsys.readouterr().out == ""
-    monkeypatch.setattr("keras_he.model._PATIENCE", 0.0)
+    monkeypatch.setattr("keras_he.subject._PATIENCE", 0.0)
     keras_he.initialize(model, seed=1)
     assert "layer" in capsys.readouterr().out
 

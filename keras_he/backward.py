@@ -5,12 +5,10 @@ from typing import Any, NamedTuple
 
 import keras
 
+from keras_he.losses import Loss
 from keras_he.probe import forward
-from keras_he.sampling import draw
 from keras_he.steps import all_steps
 from keras_he.tensors import gradients
-
-Loss = Callable[[Any], Any]
 
 
 class Gradients(NamedTuple):
@@ -83,17 +81,3 @@ def backward(
     for (key, _), gradient in zip(keys, found[count:], strict=True):
         activations.setdefault(key, []).append(gradient)
     return Gradients(activations, list(found[:count]))
-
-
-def random_direction(seed: int) -> Loss:
-    """Returns a loss: the sum of all outputs, weighted by standard normal draws."""
-
-    def total(outputs: Any) -> Any:
-        result: Any = 0.0
-        for position, output in enumerate(keras.tree.flatten(outputs)):
-            normal = draw("normal", tuple(output.shape), 1.0, (seed, position), "float32")
-            weights = keras.ops.convert_to_tensor(normal)
-            result = result + keras.ops.sum(keras.ops.cast(output, "float32") * weights)
-        return result
-
-    return total

@@ -14,9 +14,11 @@ from keras_he.claims import Claim, written
 from keras_he.errors import KerasHeError
 from keras_he.geometry import geometry_fans
 from keras_he.keras_activations import Activation, read_activation
+from keras_he.kernels import Kernel
 from keras_he.rows import Finding
+from keras_he.structure import maker
 from keras_he.variance import standard_deviation
-from keras_he.verdicts import Kernel, Subject
+from keras_he.verdicts import Subject
 
 _DRAWN = 1.5  # by which a kernel's size may miss that of its initializer, sampling aside
 _RARE = 6.0  # standard errors of that size
@@ -51,9 +53,9 @@ def _fan(subject: Subject, kernel: Kernel, claim: Claim) -> Iterator[Finding]:
     # tuned with it; their states are bounded, so it does not add up over depth.
     if slot.kernel.geometry.gates > 1 and claim.mode == "fan_avg":
         return
-    ratio = standard_deviation(1.0, claim.fans, claim.mode) / standard_deviation(
-        1.0, right, claim.mode
-    )
+    # A first layer passes no gradient on, so of its average the fan-in alone counts.
+    mode = "fan_in" if kernel.sight.behind == 0 and claim.mode == "fan_avg" else claim.mode
+    ratio = standard_deviation(1.0, claim.fans, mode) / standard_deviation(1.0, right, mode)
     threshold = subject.thresholds["fan"]
     if 1 / threshold < ratio < threshold:
         return
@@ -147,9 +149,11 @@ def _ratio(one: Activation, other: Activation, mode: str) -> float:
 def _misplaced(subject: Subject) -> Iterator[Finding]:
     """Yields where a variance follows from fans, and there are none."""
     for slot, claim in subject.others:
-        if not isinstance(claim.initializer, keras.initializers.VarianceScaling):
-            continue
         table = slot.name == "embeddings"
+        flat = len(slot.variable.shape) < 2
+        scaled = isinstance(claim.initializer, keras.initializers.VarianceScaling)
+        if not scaled or not (table or flat) or slot.left == "frozen":
+            continue
         right = (
             geometry_fans(tuple(slot.variable.shape), slot.kernel.geometry)
             if (table and slot.kernel)
@@ -162,10 +166,9 @@ def _misplaced(subject: Subject) -> Iterator[Finding]:
             if table
             else f"{slot.name}, which has no fans"
         )
-        layer = slot.path.removesuffix(f"/{slot.name}").rpartition(slot.name)[0] or slot.path
         yield Finding(
             "misplaced",
-            slot.path.rpartition("/")[0] or layer,
+            maker(slot),
             f"{type(claim.initializer).__name__} scales {what}",
             f'{claim.attribute}="{"uniform" if table else "zeros"}"',
             (slot.path,),

@@ -1,26 +1,26 @@
 """Looking at a whole model: one call that tells what the signal and the gradient do, and why."""
 
-import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import keras
-import numpy as np
 
-from keras_he.backward import Loss, backward, random_direction
+from keras_he.backward import backward
 from keras_he.causes import causes
 from keras_he.claims import claim
-from keras_he.errors import KerasHeError, invalid
+from keras_he.errors import invalid
 from keras_he.geometry import geometry_fans
 from keras_he.in_front import activation_name
 from keras_he.inputs import first_samples
-from keras_he.keras_activations import Activation, read_activation
+from keras_he.kernels import Kernel, kernel_of
 from keras_he.layers import Place
-from keras_he.observe import Observation, Sight
+from keras_he.losses import Loss, averaged, check_loss, read_loss
+from keras_he.observe import Observation
 from keras_he.probe import forward, watched
-from keras_he.provenance import UNKNOWN, Trace, depth_factors
+from keras_he.provenance import Trace, depth_factors
 from keras_he.report import Report
 from keras_he.rows import Figures, Row
 from keras_he.structure import Slot, is_random, layer_paths, slots, unbuilt
@@ -29,11 +29,9 @@ from keras_he.sublayers import layers_inside
 from keras_he.symptoms import growths, symptoms
 from keras_he.tensors import float_tensors, mean_square
 from keras_he.variance import standard_deviation
-from keras_he.verdicts import VERDICTS, Kernel, Subject, checked_thresholds
+from keras_he.verdicts import VERDICTS, Subject, checked_thresholds
 
 _SEED = 0  # of a batch, and of the loss that is taken where none is given
-_FEWEST, _MOST = 1024, 4096  # values that are looked at for how many are distinct
-_PRINT = 16  # values by which kernels of one stream are known
 
 
 def audit(
@@ -86,117 +84,87 @@ def audit(
     check_model(model)
     if not isinstance(backward, bool):
         raise invalid("backward", "True or False", backward)
-    taken, of_targets = _loss(loss)
+    taken, of_targets = read_loss(loss, _SEED)
     batch, wanted = first_samples(model, data, _SEED, targets=of_targets)
     survey = survey_of(model, batch)
+    inputs, targets = keras.tree.map_structure(_as_tensor, (batch, wanted if of_targets else None))
     if of_targets:
-        targets = keras.tree.map_structure(keras.ops.convert_to_tensor, wanted)
-        taken = _averaged(partial(taken, targets))
-    inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, batch)
+        taken = averaged(partial(taken, targets))
     progress = Progress((1 + backward) * len(watched(model)))
     found = slots(model, survey)
     trace = Trace(keras.tree.flatten(inputs))
     watcher = Observation(found, trace, layer_paths(survey), progress.step)
     outputs = forward(model, inputs, keras.StatelessScope(), watcher, _SEED)
-    kernels = _kernels(watcher, trace)
-    if backward:
+    kernels = _kernels(watcher, trace, outputs)
+    if backward and float_tensors(outputs):
+        if loss is not None:
+            check_loss(taken, outputs)
         _look_back(model, inputs, watcher, kernels, taken)
     progress.close()
     subject = Subject(
         kernels=kernels,
         **_others(found),
-        broken=watcher.broken,
-        inputs_finite=all(math.isfinite(mean_square(one)) for one in float_tensors(inputs)),
+        broken=watcher.broken if not _finite(outputs) else [],
+        batch_finite=_finite((inputs, targets)),
+        single=_samples(inputs) == 1 and _normalises_batches(model),
+        trained=_steps(model) > 0,
         runs=trace.runs,
-        data="" if data is None else ", data",
+        data=_written(data, of_targets),
+        cleaned=_cleaned(data),
         thresholds=limits,
     )
     return _report(model, found, survey, subject, inputs, outputs)
 
 
-def _loss(loss: Any) -> tuple[Any, bool]:
-    """Returns a loss as a function, and whether it takes targets."""
-    if loss is None:
-        return random_direction(_SEED), False
-    if isinstance(loss, (str, keras.losses.Loss)):
-        return keras.losses.get(loss), True
-    if not callable(loss):
-        raise invalid("loss", "a Keras loss, its name, a function, or None", loss)
-    required = [
-        one
-        for one in inspect.signature(loss).parameters.values()
-        if one.default is one.empty and one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)
-    ]
-    if len(required) not in (1, 2):
-        raise invalid("loss", "a function of (targets, outputs), or of the outputs", loss)
-    return (loss, True) if len(required) == 2 else (_averaged(loss), False)
+def _as_tensor(value: Any) -> Any:
+    return None if value is None else keras.ops.convert_to_tensor(value)
 
 
-def _averaged(function: Callable[[Any], Any]) -> Loss:
-    return lambda outputs: keras.ops.mean(keras.ops.cast(function(outputs), "float32"))
+def _finite(values: Any) -> bool:
+    return all(math.isfinite(mean_square(one)) for one in float_tensors(values))
 
 
-def _kernels(watcher: Observation, trace: Trace) -> list[Kernel]:
+def _samples(inputs: Any) -> int:
+    return max(len(one) for one in keras.tree.flatten(inputs))
+
+
+def _normalises_batches(model: Any) -> bool:
+    return any(isinstance(one, keras.layers.BatchNormalization) for one in layers_inside(model))
+
+
+def _steps(model: Any) -> int:
+    """Returns the number of steps that a model was trained for, as far as its optimizer knows."""
+    steps = getattr(getattr(model, "optimizer", None), "iterations", None)
+    return 0 if steps is None else int(steps)
+
+
+def _written(data: Any, of_targets: bool) -> str:
+    """Returns the data as a remedy gives it to `initialize`, which takes no targets in a pair."""
+    if data is None:
+        return ""
+    return ", data[0]" if of_targets and isinstance(data, (list, tuple)) else ", data"
+
+
+def _cleaned(data: Any) -> str:
+    """Returns the line that takes NaN and infinity out of the data."""
+    zeroed = "lambda x: keras.ops.nan_to_num(x, posinf=0.0, neginf=0.0)"
+    clean = f"keras.tree.map_structure({zeroed}, "
+    if callable(getattr(data, "map", None)):
+        return f"data = data.map(lambda *batch: {clean}batch))"
+    return f"data = {clean}data)"
+
+
+def _kernels(watcher: Observation, trace: Trace, outputs: Any) -> list[Kernel]:
     """Returns the kernels that were reached, in order of execution."""
+    last = [key for one in trace.origins("the output", float_tensors(outputs)) for key in one.last]
     reached = [sight for sight in watcher.sights.values() if sight.order is not None]
     reached.sort(key=lambda sight: sight.order or 0)
     factors = depth_factors(trace.runs)
-    return [_kernel(sight, factors.get(id(sight.slot.variable), 1.0) ** 2) for sight in reached]
-
-
-def _kernel(sight: Sight, target: float) -> Kernel:
-    slot = sight.slot
-    values = keras.ops.convert_to_numpy(keras.ops.cast(slot.variable.value, "float32")).ravel()
-    size = float(np.sqrt(np.mean(np.square(values, dtype="float64")))) if values.size else 0.0
-    constant = bool(values.size > 1 and (values == values[0]).all())
-    return Kernel(
-        sight,
-        slot.path,
-        maker(slot),
-        claim(slot),
-        _wanted(sight),
-        size,
-        constant,
-        _distinct(values),
-        () if constant else _first_values(values, size),
-        target,
-    )
-
-
-def maker(slot: Slot) -> str:
-    """Returns the path of the layer that takes the initializer of a variable as an argument."""
-    layer = slot.path.rpartition("/")[0]
-    if slot.shared_attribute and isinstance(slot.layer, keras.layers.EinsumDense):
-        layer = layer.rpartition("/")[0] or layer  # a projection of an attention
-    return layer or slot.layer.name
-
-
-def _wanted(sight: Sight) -> Activation | None:
-    """Returns the activation in front of a kernel, `None` where it is not known."""
-    if sight.activation is None:
-        return read_activation("linear")
-    if isinstance(sight.activation, str) and sight.activation == UNKNOWN:
-        return None
-    try:
-        return read_activation(sight.activation)
-    except KerasHeError:
-        return None
-
-
-def _distinct(values: Any) -> float:
-    """Returns the share of distinct values among the first that are not 0."""
-    picked = values[: 2 * _MOST]
-    picked = picked[picked != 0.0][:_MOST]
-    return len(np.unique(picked)) / len(picked) if len(picked) >= _FEWEST else 1.0
-
-
-def _first_values(values: Any, size: float) -> tuple[float, ...]:
-    """Returns the first values over their root mean square, to three digits."""
-    first = values[:_PRINT]
-    if len(first) < _PRINT or not math.isfinite(size):
-        return ()
-    scale = float(np.sqrt(np.mean(np.square(first, dtype="float64"))))
-    return tuple(float(f"{one / scale:.2e}") for one in first) if scale else ()
+    return [
+        kernel_of(sight, factors.get(key, 1.0) ** 2, is_output=key in last)
+        for sight in reached
+        for key in [id(sight.slot.variable)]
+    ]
 
 
 def _look_back(
@@ -209,7 +177,6 @@ def _look_back(
         if keras.backend.is_float_dtype(kernel.sight.slot.variable.dtype)
     ]
     variables = [kernel.sight.slot.variable for kernel in floats]
-    samples = max(len(one) for one in keras.tree.flatten(inputs))
     found = backward(model, inputs, watcher.calls, loss, _SEED, variables=variables)
     for kernel, gradient in zip(floats, found.variables, strict=True):
         kernel.kernel_gradient = mean_square(gradient)
@@ -218,7 +185,7 @@ def _look_back(
         if key in last:
             last[key].gradient = [mean_square(one) for one in each]
             last[key].energy = sum(mean_square(one) * math.prod(one.shape) for one in each)
-            last[key].energy /= samples
+            last[key].energy /= _samples(inputs)
 
 
 def _others(found: Sequence[Slot]) -> dict[str, Any]:
@@ -253,7 +220,11 @@ def _report(
         law="",
         seed=_SEED,
         rows=tuple(rows),
-        warnings=tuple(f"not built: {path}: {why}" for path, why in unbuilt(survey).items()),
+        warnings=(
+            *(f"not built: {path}: {why}" for path, why in unbuilt(survey).items()),
+            *_unseen_weights(found),
+            *_of_subject(model, subject),
+        ),
         random_layers=tuple(layer.name for layer in layers_inside(model) if is_random(layer)),
         gradient_spread=(math.log10(max(gradients) / min(gradients)) if gradients else None),
         written=False,
@@ -262,6 +233,28 @@ def _report(
         depth_growth=max((growth for _, growth in growths(subject, restart=False)), default=None),
         audited=True,
     )
+
+
+def _unseen_weights(found: Sequence[Slot]) -> list[str]:
+    """Returns what is said of weights whose layers are quantized or adapted."""
+    reasons = Counter(
+        slot.left
+        for slot in found
+        if slot.left.startswith(("quantized", "LoRA", "holds integers")) and len(slot.variable.shape) > 1
+    )
+    return [f"not looked at: {count} matrices: {why}" for why, count in reasons.items()]
+
+
+def _of_subject(model: Any, subject: Subject) -> list[str]:
+    """Returns what is said of a batch of one sample, and of a model that was trained."""
+    notes = []
+    if subject.single:
+        notes.append("one sample: normalisations over the batch take it away; give several")
+    if subject.trained:
+        notes.append(
+            f"trained for {_steps(model)} steps: lines that draw weights anew lose what it learned"
+        )
+    return notes
 
 
 def _sorted(findings: Sequence[Any]) -> tuple[Any, ...]:

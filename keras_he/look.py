@@ -10,8 +10,9 @@ from typing import Any
 
 import keras
 
-from keras_he.backward import backward, random_direction
+from keras_he.backward import backward
 from keras_he.entries import Entry
+from keras_he.losses import random_direction
 from keras_he.statistics import MovingStatistics
 from keras_he.tensors import mean_square
 

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from keras_he.in_front import moments_in_front
-from keras_he.provenance import ACTIVATIONS, Origin, Trace
+from keras_he.provenance import ACTIVATIONS, UNKNOWN, Origin, Trace
 from keras_he.steps import SEPARABLE, all_steps, depthwise_half
 from keras_he.structure import Slot, is_normalisation
 from keras_he.sublayers import layers_inside
@@ -52,6 +52,7 @@ class Sight:
         moments: Second moment of the pre-activation at each call.
         mean: Mean of the pre-activation at the first call.
         given: Second moment of what its layer was given at the first call.
+        made: Second moment of what its layer returned, where no pre-activation is seen.
         activation: The activation in front, `None` for none.
         units: What the activation behind it does.
         sources: Variables of the kernels whose size the signal has that it is given.
@@ -64,6 +65,7 @@ class Sight:
     moments: list[float] = field(default_factory=list)
     mean: float = math.nan
     given: float = math.nan
+    made: float = math.nan
     activation: Any = None
     units: Units | None = None
     sources: frozenset[int] = frozenset()
@@ -167,6 +169,7 @@ class Observation:
         sight.behind = max(one.kernels for one in inputs)
         if before is not None:  # nothing stands between the halves of a separable convolution
             sight.sources = frozenset([id(before.slot.variable)])
+            sight.given = before.given
             return
         sight.given = mean_square(inputs[0].tensor)
         sight.activation = inputs[0].activation
@@ -177,11 +180,15 @@ class Observation:
         for tensor in float_tensors(outputs):
             if self._trace.knows(tensor):
                 continue
-            moment = mean_square(tensor) if isinstance(layer, keras.layers.Layer) else 1.0
-            if not math.isfinite(moment) and isinstance(layer, keras.layers.Layer):
+            moment = mean_square(tensor)
+            if not math.isfinite(moment):
                 self._break(layer, inputs)
             if kernels:
-                self._trace.kernel_output(tensor, inputs, _keys(kernels))
+                # What a recurrent layer or an embedding gives is not of size 1, nor linear.
+                hidden = isinstance(layer, (keras.layers.RNN, keras.layers.Embedding))
+                kernels[-1].made = moment if hidden else math.nan
+                known = UNKNOWN if hidden else None
+                self._trace.kernel_output(tensor, inputs, _keys(kernels), known)
             elif self._holds_kernels(layer):
                 self._trace.composed(self._path(layer), tensor, inputs)
             else:
@@ -260,6 +267,8 @@ def _dead(value: Any, result: Any, channel: int) -> float | None:
         return numbers.max(axis=axes) - numbers.min(axis=axes)
 
     given, made = moves(value), moves(result)
+    if not np.isfinite(given).all():
+        return None
     return float(np.mean((given > 0.0) & (made <= _STILL * given)))
 
 

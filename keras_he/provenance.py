@@ -15,12 +15,14 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_he.activations import KNOWN, NAMES, canonical
 from keras_he.structure import is_normalisation
 
 UNKNOWN = "unknown"  # the activation of a tensor whose past was not seen
@@ -34,6 +36,12 @@ ACTIVATIONS = (
     keras.layers.ReLU,
     keras.layers.Softmax,
 )
+# Operations of functional models that move values and leave them as they are.
+_MOVING = (
+    "cast expanddims flip getitem moveaxis pad repeat reshape roll squeeze swapaxes take tile "
+    "transpose"
+).split()
+_BY_OPERATION = {name.replace("_", ""): name for name in NAMES}
 _MERGES = (
     keras.layers.Average,
     keras.layers.Concatenate,
@@ -110,12 +118,18 @@ class Trace:
         """Returns the origins of what `reader` is given, which is named where a sum was unseen."""
         return [self._origin(reader, tensor) for tensor in tensors]
 
-    def kernel_output(self, tensor: Any, inputs: Sequence[Origin], last: Iterable[Any]) -> None:
-        """Records what a layer with kernels made."""
+    def kernel_output(
+        self,
+        tensor: Any,
+        inputs: Sequence[Origin],
+        last: Iterable[Any],
+        activation: Any = None,
+    ) -> None:
+        """Records what a layer with kernels made, and the activation in it that comes last."""
         kernels, merges = _longest(inputs)
         keys = tuple(last)
         passed = frozenset(keys)
-        self.add(Origin(tensor, None, keys, kernels + 1, merges, None, passed, passed))
+        self.add(Origin(tensor, activation, keys, kernels + 1, merges, None, passed, passed))
 
     def activated(self, tensor: Any, source: Origin, activation: Any) -> None:
         """Records what an activation made of a known tensor."""
@@ -143,9 +157,12 @@ class Trace:
             # A gate is smaller than what it multiplies, whose kernels set the size of the product.
             main = max(inputs, key=lambda origin: math.prod(origin.tensor.shape))
             last = main.last if isinstance(layer, keras.layers.Multiply) else ()
-            self.add(Origin(tensor, None, last, kernels, merges, None, *_passed(inputs)))
+            known = _common(inputs) if isinstance(layer, keras.layers.Concatenate) else UNKNOWN
+            self.add(Origin(tensor, known, last, kernels, merges, None, *_passed(inputs)))
         elif isinstance(layer, ACTIVATIONS):
             self.activated(tensor, inputs[0], layer)
+        elif _is_unknown(layer) and _operation(layer) not in _MOVING:
+            self.activated(tensor, inputs[0], _elementwise(layer))
         else:
             self.add(replace(inputs[0], tensor=tensor, probes=None))
 
@@ -170,7 +187,9 @@ class Trace:
                 ends = branch.activation is not None
                 run.branches.extend((key, ends) for key in branch.last)
         kernels, merges = _longest(inputs)
-        return Origin(tensor, None, (), kernels, merges + 1, run, *_passed(inputs))
+        plain = all(origin.activation is None for origin in inputs)
+        activation = None if plain else UNKNOWN
+        return Origin(tensor, activation, (), kernels, merges + 1, run, *_passed(inputs))
 
     def _origin(self, reader: str, tensor: Any) -> Origin:
         known = self._known.get(id(tensor))
@@ -202,6 +221,35 @@ class Trace:
         parts = [recent[i] for i in np.argwhere(sums)[0]]
         kernels, merges = _longest(parts)
         return Origin(tensor, None, (), kernels, merges, None, *_passed(parts))
+
+
+def _operation(layer: Any) -> str:
+    """Returns the name of an operation of a functional model, in small letters."""
+    return "" if isinstance(layer, keras.layers.Layer) else type(layer).__name__.lower()
+
+
+def _elementwise(layer: Any) -> Any:
+    """Returns the activation that an operation is, `UNKNOWN` of any other and of a layer."""
+    name = _BY_OPERATION.get(_operation(layer))
+    if name is None:
+        return UNKNOWN
+    # Those with parameters are asked themselves; past the hook that shadows their `call`.
+    plain = name == "gelu" or not KNOWN[canonical(name)].parameters
+    return name if plain else partial(type(layer).call, layer)
+
+
+def _common(inputs: Sequence[Origin]) -> Any:
+    """Returns the activation that all inputs passed last, by name where it has one."""
+    names = {_label(origin.activation) for origin in inputs}
+    return inputs[0].activation if len(names) == 1 else UNKNOWN
+
+
+def _label(activation: Any) -> Any:
+    if isinstance(activation, keras.layers.Activation):
+        activation = activation.activation
+    if isinstance(activation, keras.layers.Layer):
+        return type(activation), str(activation.get_config().get("negative_slope"))
+    return getattr(activation, "__name__", activation)
 
 
 def _is_unknown(layer: Any) -> bool:

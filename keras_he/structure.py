@@ -120,6 +120,14 @@ def initializer_attribute(slot: Slot) -> str | None:
     return next((name for name in candidates if name in vars(slot.layer)), None)
 
 
+def maker(slot: Slot) -> str:
+    """Returns the path of the layer that takes the initializer of a variable as an argument."""
+    layer = slot.path.rpartition("/")[0]
+    if slot.shared_attribute and isinstance(slot.layer, keras.layers.EinsumDense):
+        layer = layer.rpartition("/")[0] or layer  # a projection of an attention
+    return layer or slot.layer.name
+
+
 def _slot(place: Place, variable: Any, taken: set[str]) -> Slot:
     attribute = next(
         (name for name, kernel in place.kernels.items() if kernel.variable is variable), None

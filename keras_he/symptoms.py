@@ -9,10 +9,11 @@ from keras_he.activations import depth_factors
 from keras_he.claims import written
 from keras_he.errors import KerasHeError
 from keras_he.keras_activations import Activation, read_activation
+from keras_he.kernels import Kernel
 from keras_he.rows import Finding
 from keras_he.structure import remade_initializer
 from keras_he.tensors import mean_square
-from keras_he.verdicts import Kernel, Subject
+from keras_he.verdicts import Subject
 
 _UNSCALED = 2.0  # times the second moment that a branch of a trunk is to have
 _CLIPPED = "x = keras.ops.maximum(x, keras.config.epsilon())  # in front of this layer"
@@ -25,8 +26,9 @@ def symptoms(subject: Subject) -> Iterator[Finding]:
     yield from _constant(subject)
     yield from _identical(subject)
     yield from _low_precision(subject)
-    yield from _signal(subject)
-    yield from _gradient(subject)
+    if not subject.single:  # normalisations over one sample take it away
+        yield from _signal(subject)
+        yield from _gradient(subject)
     yield from _units(subject)
     yield from _residual(subject)
     yield from _depth(subject)
@@ -41,14 +43,9 @@ def _nonfinite(subject: Subject) -> Iterator[Finding]:
             subject.initialize(),
             (slot.path,),
         )
-    if not subject.inputs_finite:
-        yield Finding(
-            "nonfinite",
-            "the input",
-            "the batch holds NaN or infinity",
-            "data = keras.tree.map_structure(numpy.nan_to_num, data)",
-        )
-    if subject.bad_weights or not subject.inputs_finite:
+    if not subject.batch_finite:
+        yield Finding("nonfinite", "the input", "the batch holds NaN or infinity", subject.cleaned)
+    if subject.bad_weights or not subject.batch_finite:
         return  # what layers make of them is no news
     for layer in subject.broken[:1]:
         paths = tuple(kernel.path for kernel in subject.kernels if kernel.layer == layer)
@@ -59,16 +56,28 @@ def _nonfinite(subject: Subject) -> Iterator[Finding]:
             subject.initialize() if paths else _CLIPPED,
             paths,
         )
+    if subject.broken:
+        return
+    cut = [one for one in subject.kernels if not math.isfinite(sum(one.gradient))]
+    for kernel in cut[-1:]:
+        yield subject.finding(
+            "nonfinite",
+            kernel,
+            "the gradient is NaN or infinity from here on, on its way back, and the signal is not",
+            _CLIPPED.replace("in front of", "behind"),
+        )
 
 
 def _constant(subject: Subject) -> Iterator[Finding]:
     for kernel in subject.kernels:
-        if kernel.constant:
-            what = "zero" if kernel.std == 0.0 else f"{kernel.std:.3g} in size, and the same,"
+        if kernel.constant and not kernel.frozen:
+            zero = "all values of the kernel are zero: it passes no signal and no gradient"
             yield subject.finding(
                 "constant",
                 kernel,
-                f"all values of the kernel are {what} everywhere: its units learn the same",
+                zero
+                if kernel.std == 0.0
+                else "the units of the kernel are equal: they learn the same",
                 _drawn_anew(subject, kernel),
             )
 
@@ -77,6 +86,8 @@ def _drawn_anew(subject: Subject, kernel: Kernel) -> str:
     """Returns the argument that draws a kernel as it should be."""
     if kernel.claim is None:
         return subject.initialize(kernel.path)
+    if kernel.sight.slot.name == "embeddings":
+        return f'{kernel.claim.attribute}="uniform"'
     claim = kernel.claim._replace(mode="fan_in")
     if claim.fans is None:
         claim = claim._replace(law="normal")
@@ -87,7 +98,7 @@ def _drawn_anew(subject: Subject, kernel: Kernel) -> str:
 def _identical(subject: Subject) -> Iterator[Finding]:
     alike: dict[tuple[float, ...], list[Kernel]] = {}
     for kernel in subject.kernels:
-        if kernel.print:
+        if kernel.print and not kernel.frozen:
             alike.setdefault(kernel.print, []).append(kernel)
     for kernels in alike.values():
         if len(kernels) > 1:
@@ -126,13 +137,16 @@ def _signal(subject: Subject) -> Iterator[Finding]:
     for kernel in subject.kernels:
         key, moment = id(kernel.sight.slot.variable), kernel.moment
         if math.isnan(moment):
+            moment = kernel.sight.made  # of a recurrent layer
+        if math.isnan(moment) or (kernel.is_output and subject.trained):
             continue
         known = [source for source in kernel.sight.sources if source in highs]
         high = max((highs[one] for one in known), default=kernel.sight.given)
         low = max((lows[one] for one in known), default=kernel.sight.given)
         inherited = kernel.constant or any(one in told for one in kernel.sight.sources)
         verdict = ""
-        if moment * limit < min(high, 1.0) * kernel.target:
+        silent = moment == high == 0.0 and kernel.sight.behind > 0
+        if silent or moment * limit < min(high, 1.0) * kernel.target:
             verdict, reference = "vanishing", high
         elif moment > limit * max(low, 1.0):
             verdict, reference = "exploding", low
@@ -142,12 +156,17 @@ def _signal(subject: Subject) -> Iterator[Finding]:
                 kernel,
                 f"signal: the second moment of the pre-activation is {moment:.3g}, after "
                 f"{reference:.3g} earlier on its way",
-                subject.initialize(),
+                _set_right(subject, kernel),
             )
         if verdict or inherited:
             told.add(key)
         highs[key] = max(high, moment / kernel.target if moment < 1.0 else moment)
         lows[key] = min(low, moment) if low > 0.0 else moment
+
+
+def _set_right(subject: Subject, kernel: Kernel) -> str:
+    """Returns the line that gives the signal its size, also through a kernel that is frozen."""
+    return _drawn_anew(subject, kernel) if kernel.frozen else subject.initialize()
 
 
 def _gradient(subject: Subject) -> Iterator[Finding]:
@@ -193,13 +212,16 @@ def _units(subject: Subject) -> Iterator[Finding]:
                 f"sample: E[y] is {kernel.sight.mean:.3g}, E[y²] {kernel.moment:.3g}",
                 _bias_remedy(subject, kernel),
             )
-        if units.saturated > subject.thresholds["saturated"]:
+        # What comes out of a trained model is near 0 and 1 if it is sure; an output may start so.
+        remedy = _bias_remedy(subject, kernel)
+        meant = kernel.is_output and (subject.trained or remedy.startswith("bias"))
+        if units.saturated > subject.thresholds["saturated"] and not meant:
             yield subject.finding(
                 "saturated",
                 kernel,
                 f"{100 * units.saturated:.0f}% of the values behind the kernel lie where the "
                 f"activation is flat: E[y²] is {kernel.moment:.3g}",
-                _bias_remedy(subject, kernel),
+                remedy,
             )
 
 
@@ -222,7 +244,7 @@ def _residual(subject: Subject) -> Iterator[Finding]:
         ends = list(dict.fromkeys(key for key, _ in run.branches if key in by_key))
         if len(moments) < 2 or not ends:
             continue
-        growth = max(moments) / moments[0]
+        growth = max(moments) / max(moments[0], 1.0)
         # One kernel that is too large makes a trunk grow too, and is another finding.
         ratios = [by_key[key].moment / by_key[key].target for key in ends]
         if growth <= subject.thresholds["residual"] or not median(ratios) > _UNSCALED:

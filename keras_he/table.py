@@ -108,6 +108,7 @@ def _head(report: Account) -> list[Text | str]:
         reached = sum(row.figures is not None for row in kernels)
         count = len(report.findings)
         told = "no findings" if not count else f"{count} finding{'s' * (count > 1)}"
+        told = told if reached or count else "nothing could be looked at"
         return [f"{report.model}: {told}; {reached} of {len(kernels)} kernels looked at."]
     done = "would get" if not report.written else "has"
     count = sum(not row.left for row in kernels)

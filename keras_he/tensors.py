@@ -127,6 +127,8 @@ def apart(seed: int | None = None, *, gradients: bool = False) -> Iterator[None]
 
 def gradients(function: Callable[[list[Any]], Any], values: list[Any]) -> list[Any]:
     """Returns the gradients of a number that eager code makes of tensors; zeros where it is cut."""
+    if not values:
+        return []
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf

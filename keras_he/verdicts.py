@@ -1,14 +1,12 @@
 """The verdicts of an audit, the thresholds that they have, and what they are given to judge."""
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from keras_he.claims import Claim
 from keras_he.errors import did_you_mean, invalid
-from keras_he.keras_activations import Activation
-from keras_he.observe import Sight
+from keras_he.kernels import Kernel
 from keras_he.rows import Finding
 from keras_he.structure import Slot
 
@@ -59,52 +57,6 @@ def checked_thresholds(given: Any) -> dict[str, float]:
     return {**THRESHOLDS, **{name: float(value) for name, value in given.items()}}
 
 
-@dataclass(eq=False)
-class Kernel:
-    """One kernel, all that is known of it.
-
-    Attributes:
-        sight: What was seen of it at work.
-        path: Path of the variable.
-        layer: Path of the layer whose arguments made it.
-        claim: What its initializer assumes.
-        wanted: The activation that counts for its gain, as far as it is known.
-        std: Root of the mean square of its values; NaN where one is no number.
-        constant: Whether all values are equal.
-        distinct: Share of distinct values among the first that are not 0; 1 of small kernels.
-        print: The first values over their root mean square, by which draws of one stream are known.
-        target: The second moment that its pre-activation is to have: below 1 in front of a sum.
-        gradient: Second moments of the gradient by its pre-activation, call by call.
-        energy: Squared length of that gradient, a sample.
-        kernel_gradient: Second moment of the gradient by the kernel itself.
-    """
-
-    sight: Sight
-    path: str
-    layer: str
-    claim: Claim | None
-    wanted: Activation | None
-    std: float
-    constant: bool
-    distinct: float
-    print: tuple[float, ...]
-    target: float = 1.0
-    gradient: list[float] = field(default_factory=list)
-    energy: float = 0.0
-    kernel_gradient: float | None = None
-
-    @property
-    def moment(self) -> float:
-        """The second moment of the pre-activation at the first call; NaN where it was not seen."""
-        return self.sight.moments[0] if self.sight.moments else math.nan
-
-    @property
-    def order(self) -> int:
-        """The place in the order of execution, of those that were reached."""
-        assert self.sight.order is not None
-        return self.sight.order
-
-
 @dataclass
 class Subject:
     """A model as the checks see it.
@@ -113,11 +65,14 @@ class Subject:
         kernels: Those that were reached, in order of execution.
         others: Variables that are no kernels, and what their initializers assume.
         biases: The biases among them.
-        broken: Layers that make NaN or infinity of finite numbers.
-        inputs_finite: Whether the batch is finite.
+        broken: Layers that make NaN or infinity of finite numbers, where it comes to the outputs.
+        batch_finite: Whether the inputs, and the targets if there are any, are finite.
+        single: Whether the batch has one sample, and is normalised over.
+        trained: Whether the model was trained.
         bad_weights: Slots with values that are not finite.
         runs: What was seen of trunks.
         data: How the data are written in a remedy, `""` or `", data"`.
+        cleaned: The line that takes NaN and infinity out of the data.
         thresholds: See `THRESHOLDS`.
     """
 
@@ -125,10 +80,13 @@ class Subject:
     others: list[tuple[Slot, Claim]]
     biases: list[Slot]
     broken: list[str]
-    inputs_finite: bool
+    batch_finite: bool
+    single: bool
+    trained: bool
     bad_weights: list[Slot]
     runs: list[Any]
     data: str
+    cleaned: str
     thresholds: dict[str, float]
 
     def initialize(self, *paths: str) -> str:

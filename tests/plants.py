@@ -256,6 +256,59 @@ def of_a_layer():
     return Plant(keras.Model(inputs, layers.Dense(2)(x)), "nonfinite", ("planted",))
 
 
+def plain_sums(depth):
+    """Returns a pre-norm network that adds with `+`."""
+    x = inputs = keras.Input((16, 32))
+    names = []
+    for place in range(depth):
+        branch = layers.LayerNormalization()(x)
+        branch = layers.Dense(64, "relu", kernel_initializer="he_linear")(branch)
+        last = layers.Dense(32, kernel_initializer="he_relu", name=f"last_{place}")
+        x = x + last(branch)
+        names.append(last.name)
+    return Plant(
+        keras.Model(inputs, layers.Dense(2)(layers.LayerNormalization()(x))),
+        "unscaled-residual",
+        tuple(names),
+    )
+
+
+def silenced():
+    """Normalises with a factor of zero, in the one way that there is."""
+    inputs = keras.Input((16,))
+    x = layers.LayerNormalization(gamma_initializer="zeros", name="none")(layers.Dense(16)(inputs))
+    x = layers.Dense(16, name="planted")(x)
+    return Plant(keras.Model(inputs, layers.Dense(2)(x)), "vanishing", ("planted",))
+
+
+def exploding_states():
+    inputs = keras.Input((64, 8))
+    states = keras.initializers.Orthogonal(3.0, seed=1)
+    x = layers.SimpleRNN(32, activation="relu", recurrent_initializer=states, name="planted")(
+        inputs
+    )
+    return Plant(keras.Model(inputs, layers.Dense(2)(x)), "exploding", ("planted",))
+
+
+def equal_units():
+    plant = made("dense", 2, "constant")
+    layer = plant.model.get_layer(plant.layers[0])
+    kernel = np.array(keras.ops.convert_to_numpy(layer.kernel))
+    layer.kernel.assign(kernel[:, :1].repeat(kernel.shape[1], axis=1))
+    return plant
+
+
+def of_operations(operation, initializer):
+    """Returns a functional model whose activation is an operation, not a layer."""
+    inputs = keras.Input((64,))
+    x = operation(layers.Dense(64)(inputs))
+    x = operation(layers.Dense(64, name="planted", kernel_initializer=initializer)(x))
+    return Plant(keras.Model(inputs, layers.Dense(3)(x)), "wrong-gain", ("planted",))
+
+
+# Through a layer whose gamma is 0 no line about kernels brings a signal.
+UNMENDED = ("no signal from a gamma of zero", "states that explode")
+
 PLANTS: dict[str, Callable[[], Plant]] = {
     **{
         f"vanishing, {name} {at}": lambda name=name, at=at: scaled(name, at, 1e-3, "vanishing")
@@ -365,5 +418,13 @@ PLANTS: dict[str, Callable[[], Plant]] = {
         for name in ("dense", "convolutions", "decoder", "residual")
     },
     "residual, convolutions": lambda: unscaled(lambda: architectures.residual_blocks(20)),
+    "residual, plain sums": lambda: plain_sums(40),
+    "no signal from a gamma of zero": silenced,
+    "states that explode": exploding_states,
+    "constant, equal units": equal_units,
+    "gain, operation": lambda: of_operations(keras.ops.gelu, "he_relu"),
+    "gain, operation with a slope": lambda: of_operations(
+        lambda x: keras.ops.leaky_relu(x, 0.9), "he_relu"
+    ),
     "residual, pre-norm": lambda: unscaled(lambda: architectures.transformer(12)),
 }

@@ -20,10 +20,10 @@ STAGES = [
     ["tensors", "keras_activations", "sublayers", "initializers", "layers"],
     ["registry"],
     ["subject", "statistics", "structure", "selection", "inputs", "probe", "steps", "provenance"],
-    ["in_front", "faults", "entries", "backward", "measure", "look", "plan", "observe"],
+    ["in_front", "faults", "entries", "losses", "backward", "measure", "look", "plan", "observe"],
     ["apply"],
     ["rows", "table", "comparison", "picture", "page", "report"],
-    ["claims", "verdicts", "causes", "symptoms"],
+    ["claims", "kernels", "verdicts", "causes", "symptoms"],
     ["model", "examine", "logger", "portable", "command"],
     ["__init__", "__main__"],
 ]

@@ -1,6 +1,7 @@
 """The gradient of a number that a model's outputs give: by pre-activations, and by kernels."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import keras
@@ -23,16 +24,20 @@ class _Zeros:
 
     Args:
         zeros: By the identity of a layer, one tensor for each of its calls.
+        progress: Called after each layer.
     """
 
-    def __init__(self, zeros: Mapping[int, Sequence[Any]]) -> None:
+    def __init__(self, zeros: Mapping[int, Sequence[Any]], progress: Callable[[], None]) -> None:
+        self._progress = progress
         self._left = {key: iter(tensors) for key, tensors in zeros.items()}
 
     def on_call(self, layer: Any, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Runs a layer."""
         if isinstance(layer, keras.layers.TimeDistributed):
-            return all_steps(layer, call, *args, **kwargs)
-        return call(*args, **kwargs)
+            call = partial(all_steps, layer, call)
+        outputs = call(*args, **kwargs)
+        self._progress()
+        return outputs
 
     def on_activation(self, layer: Any, activation: Callable[[Any], Any], value: Any) -> Any:
         """Adds zeros to a pre-activation."""
@@ -51,6 +56,7 @@ def backward(
     *,
     state: Sequence[tuple[Any, Any]] = (),
     variables: Sequence[Any] = (),
+    progress: Callable[[], None] = lambda: None,
 ) -> Gradients:
     """Returns the gradients of a loss, in training mode; writes nothing.
 
@@ -62,6 +68,7 @@ def backward(
         seed: Seed of PyTorch's generator during the pass.
         state: What variables hold in place of their own values.
         variables: Variables by which the gradient is taken too.
+        progress: Called after each layer.
     """
     keys = [(key, shape) for key, each in shapes.items() for shape in each]
     count = len(variables)
@@ -72,7 +79,7 @@ def backward(
         for (key, _), value in zip(keys, values[count:], strict=True):
             zeros.setdefault(key, []).append(value)
         scope = keras.StatelessScope(state_mapping=mapping)
-        outputs = forward(model, inputs, scope, _Zeros(zeros), seed, differentiable=True)
+        outputs = forward(model, inputs, scope, _Zeros(zeros, progress), seed, differentiable=True)
         return loss(outputs)
 
     values = [keras.ops.convert_to_tensor(one.value) for one in variables]

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -31,6 +31,7 @@ from keras_he.tensors import float_tensors, mean_square
 from keras_he.variance import standard_deviation
 from keras_he.verdicts import VERDICTS, Subject, checked_thresholds
 
+_NOT_FLOATS = ("quantized", "LoRA", "holds integers")
 _SEED = 0  # of a batch, and of the loss that is taken where none is given
 
 
@@ -99,7 +100,7 @@ def audit(
     if backward and float_tensors(outputs):
         if loss is not None:
             check_loss(taken, outputs)
-        _look_back(model, inputs, watcher, kernels, taken)
+        _look_back(model, inputs, watcher, kernels, taken, progress.step)
     progress.close()
     subject = Subject(
         kernels=kernels,
@@ -168,7 +169,12 @@ def _kernels(watcher: Observation, trace: Trace, outputs: Any) -> list[Kernel]:
 
 
 def _look_back(
-    model: Any, inputs: Any, watcher: Observation, kernels: Sequence[Kernel], loss: Loss
+    model: Any,
+    inputs: Any,
+    watcher: Observation,
+    kernels: Sequence[Kernel],
+    loss: Loss,
+    progress: Callable[[], None],
 ) -> None:
     """Fills in the gradients."""
     floats = [
@@ -177,7 +183,9 @@ def _look_back(
         if keras.backend.is_float_dtype(kernel.sight.slot.variable.dtype)
     ]
     variables = [kernel.sight.slot.variable for kernel in floats]
-    found = backward(model, inputs, watcher.calls, loss, _SEED, variables=variables)
+    found = backward(
+        model, inputs, watcher.calls, loss, _SEED, variables=variables, progress=progress
+    )
     for kernel, gradient in zip(floats, found.variables, strict=True):
         kernel.kernel_gradient = mean_square(gradient)
     last = {id(kernel.sight.slot.layer): kernel for kernel in kernels}
@@ -240,7 +248,8 @@ def _unseen_weights(found: Sequence[Slot]) -> list[str]:
     reasons = Counter(
         slot.left
         for slot in found
-        if slot.left.startswith(("quantized", "LoRA", "holds integers")) and len(slot.variable.shape) > 1
+        if slot.left.startswith(("quantized", "LoRA", "holds integers"))
+        and len(slot.variable.shape) > 1
     )
     return [f"not looked at: {count} matrices: {why}" for why, count in reasons.items()]
 

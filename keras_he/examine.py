@@ -31,7 +31,6 @@ from keras_he.tensors import float_tensors, mean_square
 from keras_he.variance import standard_deviation
 from keras_he.verdicts import VERDICTS, Subject, checked_thresholds
 
-_NOT_FLOATS = ("quantized", "LoRA", "holds integers")
 _SEED = 0  # of a batch, and of the loss that is taken where none is given
 
 

@@ -61,6 +61,7 @@ def test_it_looks_before_training_and_every_so_many_steps():
     assert list(logger.reports) == [0, 3, 6, 9, 12, 15]
 
 
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="PyTorch runs steps one by one")
 def test_steps_that_run_together_count_each():
     made = model()
     made.compile("sgd", "mse", steps_per_execution=4)
@@ -79,8 +80,9 @@ def test_the_figures_are_those_of_an_audit_of_the_weights_at_that_step():
 
 def test_training_is_the_same_with_it_and_without():
     plain, watched = model("adam"), model("adam")
-    fit(plain)
-    fit(watched, keras_he.SignalLogger(every=2))
+    for made, callbacks in ((plain, []), (watched, [keras_he.SignalLogger(every=2)])):
+        keras.utils.set_random_seed(2)  # PyTorch's dropout draws from its one generator
+        fit(made, *callbacks)
     for one, other in zip(plain.get_weights(), watched.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
 

@@ -230,6 +230,15 @@ def coarse(architecture, position):
     return Plant(model, "low-precision", (layer.name,))
 
 
+def half():
+    """Has Keras draw a kernel in half precision, in few bits."""
+    inputs = keras.Input((64,))
+    x = layers.Dense(
+        128, "relu", dtype="bfloat16", kernel_initializer="he_uniform", name="planted"
+    )(inputs)
+    return Plant(keras.Model(inputs, layers.Dense(2)(x)), "low-precision", ("planted",))
+
+
 def deep(activation, depth):
     model = initialized(lambda: architectures.dense_chain(activation, depth=depth, width=64))
     return Plant(model, "unsafe-depth", tuple(layer.name for layer in having(model, layers.Dense)))
@@ -413,6 +422,7 @@ PLANTS: dict[str, Callable[[], Plant]] = {
     "bias of a convolution, he": lambda: made(
         "decoder", 2, "misplaced", (layers.Conv2DTranspose,), bias_initializer="he_normal"
     ),
+    "half precision, dense": half,
     **{
         f"few bits, {name}": lambda name=name: coarse(name, 2)
         for name in ("dense", "convolutions", "decoder", "residual")

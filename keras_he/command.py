@@ -10,10 +10,12 @@ import json
 import os
 import re
 import sys
+import textwrap
 import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +32,17 @@ from keras_he.registry import names
 from keras_he.variance import MODES
 from keras_he.verdicts import VERDICTS
 
-_EXAMPLES = """\
-examples:
-  keras-he audit model.keras --html report.html
-  keras-he audit model.keras --data batch.npy --fail-on vanishing,exploding
-  keras-he init model.keras initialized.keras --data batch.npy --seed 1
-  keras-he names 'he_prelu*'
-  keras-he gain gelu
-  keras-he portable model.keras portable.keras
-
-exit codes: 0 all is well, 1 --fail-on found something, 2 it cannot be done
-"""
+_EXAMPLES = {
+    "audit": (
+        "keras-he audit model.keras --html report.html",
+        "keras-he audit model.keras --data batch.npy --fail-on vanishing,exploding",
+    ),
+    "init": ("keras-he init model.keras initialized.keras --data batch.npy --seed 1",),
+    "names": ("keras-he names 'he_prelu*'",),
+    "gain": ("keras-he gain gelu", "keras-he gain leaky_relu --negative-slope 0.1"),
+    "portable": ("keras-he portable model.keras portable.keras",),
+}
+_CODES = "exit codes: 0 all is well, 1 --fail-on found something, 2 it cannot be done"
 
 
 class Refusal(Exception):
@@ -67,25 +69,43 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="keras-he",
         description="Kaiming He's initialization for Keras 3: look at models, and mend them.",
-        epilog=_EXAMPLES,
+        epilog=_epilog(*_EXAMPLES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _audit_options(commands.add_parser("audit", help="tell what a model does to its signal"))
-    _init_options(commands.add_parser("init", help="give every kernel the right scale"))
-    one = commands.add_parser("names", help="list the strings that layers take")
+    add = partial(_command, commands)
+    _audit_options(add("audit", "tell what a model does to its signal"))
+    _init_options(add("init", "give every kernel the right scale"))
+    one = add("names", "list the strings that layers take")
     one.add_argument("pattern", nargs="?", default="*", help="a shell pattern, such as 'he_gelu*'")
     one.set_defaults(run=_names)
-    one = commands.add_parser("gain", help="tell an activation's gain, and what it does over depth")
+    one = add("gain", "tell an activation's gain, and what it does over depth")
     one.add_argument("activation", help="a name, such as gelu")
     one.add_argument("--mode", default="fan_in", choices=MODES)
     one.add_argument("--negative-slope", type=float, help="of leaky_relu or prelu")
     one.set_defaults(run=_gain)
-    one = commands.add_parser("portable", help="make a file that loads without keras_he")
+    one = add("portable", "make a file that loads without keras_he")
     _model_options(one)
     one.add_argument("out", metavar="OUT", help="the file to write, .keras or .h5")
     one.set_defaults(run=_portable)
     return parser
+
+
+def _command(commands: Any, name: str, told: str) -> argparse.ArgumentParser:
+    """Returns the parser of a command, whose help ends with its examples."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=told,
+        description=f"{told[0].upper()}{told[1:]}.",
+        epilog=_epilog(name),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return parser
+
+
+def _epilog(*names: str) -> str:
+    lines = [f"  {line}" for name in names for line in _EXAMPLES[name]]
+    return "\n".join(["examples:", *lines, "", _CODES])
 
 
 def _model_options(parser: argparse.ArgumentParser) -> None:
@@ -110,8 +130,10 @@ def _audit_options(parser: argparse.ArgumentParser) -> None:
         "--fail-on",
         metavar="VERDICTS",
         default="",
-        help=f"exit with 1 on these, with commas between; or any. Of: {', '.join(VERDICTS)}",
+        help="exit with 1 on these, with commas between, or on any",
     )
+    verdicts = textwrap.wrap(f"verdicts: {', '.join(VERDICTS)}", 78, break_on_hyphens=False)
+    parser.epilog = "\n".join([parser.epilog or "", *verdicts])
     parser.set_defaults(run=_audit)
 
 

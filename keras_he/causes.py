@@ -95,7 +95,7 @@ def _activation(subject: Subject, kernel: Kernel, claim: Claim) -> Iterator[Find
             "wrong-slope",
             kernel,
             f"the slope of {claim.initializer!r} is {mine.negative_slope:g}, and that {where} "
-            f"the kernel is {slope or 0.0:.3g}",
+            f"the kernel is {slope or 0.0:.3g}{_aside(kernel)}",
             written(claim, slot, counted),
         )
         return
@@ -107,21 +107,26 @@ def _activation(subject: Subject, kernel: Kernel, claim: Claim) -> Iterator[Find
         "wrong-gain",
         kernel,
         f"the gain {claimed:.3f} is that of {mine.name}, and {where} the kernel stands "
-        f"{counted.name or 'a function of your own'}, whose gain is {right:.3f}",
+        f"{counted.name or 'a function of your own'}, whose gain is {right:.3f}{_aside(kernel)}",
         written(claim, slot, counted),
     )
 
 
 def _matters(kernel: Kernel, claim: Claim) -> bool:
-    """Returns whether the gain of a kernel is passed on.
+    """Returns whether a kernel has a gain that can be right or wrong.
 
-    In front of a normalisation it is not. The first kernel is given the data, whose size is the
-    user's. Keras' average with scale 1 speaks of no activation: it is what layers have unasked.
+    The first kernel is given the data, whose size is the user's. Keras' average with scale 1
+    speaks of no activation: it is what layers have unasked.
     """
     keras_average = claim.mode == "fan_avg" and claim.gain == 1.0
     if claim.mode != "fan_out" and kernel.sight.behind == 0:
         return False
-    return not keras_average and not kernel.sight.normalised
+    return not keras_average
+
+
+def _aside(kernel: Kernel) -> str:
+    """Returns what is said of a kernel whose size a normalisation takes away."""
+    return " (the normalisation behind it takes size away)" if kernel.sight.normalised else ""
 
 
 def _counted(kernel: Kernel, claim: Claim) -> Activation | None:

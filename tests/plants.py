@@ -307,6 +307,22 @@ def equal_units():
     return plant
 
 
+def in_front_of_a_normalisation():
+    """Returns a residual network with normalisations, as such networks are built."""
+    x = inputs = keras.Input((12, 12, 16))
+    for place in range(3):
+        branch = layers.Conv2D(
+            16,
+            3,
+            padding="same",
+            kernel_initializer="he_tanh" if place == 1 else "he_relu",
+            name=f"branch_{place}",
+        )(layers.ReLU()(layers.BatchNormalization()(x)))
+        x = layers.Add()([x, layers.BatchNormalization()(branch)])
+    outputs = layers.Dense(3)(layers.GlobalAveragePooling2D()(x))
+    return Plant(keras.Model(inputs, outputs), "wrong-gain", ("branch_1",))
+
+
 def of_operations(operation, initializer):
     """Returns a functional model whose activation is an operation, not a layer."""
     inputs = keras.Input((64,))
@@ -432,6 +448,7 @@ PLANTS: dict[str, Callable[[], Plant]] = {
     "no signal from a gamma of zero": silenced,
     "states that explode": exploding_states,
     "constant, equal units": equal_units,
+    "gain, normalised behind": in_front_of_a_normalisation,
     "gain, operation": lambda: of_operations(keras.ops.gelu, "he_relu"),
     "gain, operation with a slope": lambda: of_operations(
         lambda x: keras.ops.leaky_relu(x, 0.9), "he_relu"

@@ -23,7 +23,14 @@ from keras_he.probe import forward, watched
 from keras_he.provenance import Trace, depth_factors
 from keras_he.report import Report
 from keras_he.rows import Figures, Row
-from keras_he.structure import Slot, is_random, layer_paths, slots, unbuilt
+from keras_he.structure import (
+    Slot,
+    is_normalisation,
+    is_random,
+    layer_paths,
+    slots,
+    unbuilt,
+)
 from keras_he.subject import Progress, check_model, survey_of
 from keras_he.sublayers import layers_inside
 from keras_he.symptoms import growths, symptoms
@@ -202,10 +209,17 @@ def _others(found: Sequence[Slot]) -> dict[str, Any]:
     return {
         "others": [(one, made) for one in no_kernels if (made := claim(one)) is not None],
         "biases": [one for one in floats if one.name == "bias"],
-        "bad_weights": [
-            one for one in floats if not math.isfinite(mean_square(one.variable.value))
+        "bad_weights": [one for one in floats if not math.isfinite(_size(one))],
+        "silent": [
+            one
+            for one in floats
+            if one.name in ("gamma", "scale") and is_normalisation(one.layer) and not _size(one)
         ],
     }
+
+
+def _size(slot: Slot) -> float:
+    return mean_square(slot.variable.value)
 
 
 def _report(

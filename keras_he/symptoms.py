@@ -11,7 +11,7 @@ from keras_he.errors import KerasHeError
 from keras_he.keras_activations import Activation, read_activation
 from keras_he.kernels import Kernel
 from keras_he.rows import Finding
-from keras_he.structure import remade_initializer
+from keras_he.structure import maker, remade_initializer
 from keras_he.tensors import mean_square
 from keras_he.verdicts import Subject
 
@@ -150,7 +150,9 @@ def _signal(subject: Subject) -> Iterator[Finding]:
             verdict, reference = "vanishing", high
         elif moment > limit * max(low, 1.0):
             verdict, reference = "exploding", low
-        if verdict and not inherited:
+        if silent and subject.silent and not inherited:
+            yield _silenced(subject, kernel)
+        elif verdict and not inherited:
             yield subject.finding(
                 verdict,
                 kernel,
@@ -162,6 +164,18 @@ def _signal(subject: Subject) -> Iterator[Finding]:
             told.add(key)
         highs[key] = max(high, moment / kernel.target if moment < 1.0 else moment)
         lows[key] = min(low, moment) if low > 0.0 else moment
+
+
+def _silenced(subject: Subject, kernel: Kernel) -> Finding:
+    """Returns the finding of a normalisation whose factor is zero, in the one way there is."""
+    factor = subject.silent[0]
+    return Finding(
+        "vanishing",
+        maker(factor),
+        f"signal: {factor.path} is zero, and nothing comes to {kernel.path}",
+        f'{factor.name}_initializer="ones"',
+        (kernel.path,),
+    )
 
 
 def _set_right(subject: Subject, kernel: Kernel) -> str:

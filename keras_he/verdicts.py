@@ -69,6 +69,7 @@ class Subject:
         batch_finite: Whether the inputs, and the targets if there are any, are finite.
         single: Whether the batch has one sample, and is normalised over.
         trained: Whether the model was trained.
+        silent: Normalisations whose factor is zero everywhere.
         bad_weights: Slots with values that are not finite.
         runs: What was seen of trunks.
         data: How the data are written in a remedy, `""` or `", data"`.
@@ -84,6 +85,7 @@ class Subject:
     single: bool
     trained: bool
     bad_weights: list[Slot]
+    silent: list[Slot]
     runs: list[Any]
     data: str
     cleaned: str

@@ -50,6 +50,7 @@ class Entry:
     input_size: int = 0
     output_shape: tuple[int, ...] = ()
     order: int | None = None
+    _made: tuple[tuple[str, str, float, bool], Kaiming] | None = None
 
     @property
     def is_set(self) -> bool:
@@ -80,11 +81,13 @@ class Entry:
         self.moments.clear()
 
     def initializer(self, law: str, mode: str, gain: float, *, seeded: bool = True) -> Kaiming:
-        """Returns the initializer of this kernel with a gain."""
-        cls = KaimingOrthogonal if self.recurrent else LAWS[law]
-        return cls(
-            mode=mode, gain=gain, seed=self.seed if seeded else None, **_arguments(self.slot)
-        )
+        """Returns the initializer of this kernel with a gain; the same one for the same."""
+        asked = (law, mode, gain, seeded)
+        if self._made is None or self._made[0] != asked:
+            cls = KaimingOrthogonal if self.recurrent else LAWS[law]
+            seed = self.seed if seeded else None
+            self._made = (asked, cls(mode=mode, gain=gain, seed=seed, **_arguments(self.slot)))
+        return self._made[1]
 
     def draw(self, law: str, mode: str, gain: float) -> Any:
         """Returns the kernel's values under a gain."""

@@ -54,20 +54,6 @@ def stride_decoder() -> keras.Model:
     return keras.Model(inputs, x)
 
 
-def llama() -> keras.Model:
-    """Returns KerasHub's Llama, four small blocks."""
-    import keras_hub
-
-    return keras_hub.models.LlamaBackbone(
-        vocabulary_size=50,
-        num_layers=4,
-        num_query_heads=4,
-        num_key_value_heads=2,
-        hidden_dim=64,
-        intermediate_dim=128,
-    )
-
-
 NETWORKS: dict[str, Callable[[], keras.Model]] = {
     "100 dense, relu": lambda: architectures.dense_chain("relu"),
     "100 dense, gelu": lambda: architectures.dense_chain("gelu"),
@@ -82,7 +68,7 @@ NETWORKS: dict[str, Callable[[], keras.Model]] = {
     "MobileNetV2": lambda: architectures.application("MobileNetV2"),
     "EfficientNetB0": lambda: architectures.application("EfficientNetB0"),
     "NASNetMobile": lambda: architectures.application("NASNetMobile"),
-    **({"Llama": llama} if find_spec("keras_hub") else {}),
+    **({"Llama": architectures.llama} if find_spec("keras_hub") else {}),
 }
 SLOW = ("ResNet50", "VGG16", "EfficientNetB0", "NASNetMobile")  # minutes in the measured peer
 

@@ -238,17 +238,15 @@ def _loaded(options: argparse.Namespace, *, compiled: bool = True) -> Any:
         except Exception as error:  # whatever the module raises
             raise Refusal(f"--import {module}: {error}") from error
     try:
-        model = keras.models.load_model(path, compile=False, safe_mode=True)
+        return keras.models.load_model(path, compile=compiled, safe_mode=True)
     except Exception as error:  # whatever a broken or a foreign file makes Keras raise
-        raise Refusal(_why(path, error)) from error
-    if not compiled:
-        return model
-    try:
-        return keras.models.load_model(path, compile=True, safe_mode=True)
-    except Exception as error:  # Keras cannot read back what it wrote of a loss named "mse" in .h5
+        if not compiled:
+            raise Refusal(_why(path, error)) from error
         said = _last(error)
-        print(f"Without its loss and optimizer, which cannot be read: {said}", file=sys.stderr)
-        return model
+    # Keras cannot read back what it wrote of a loss named "mse" in .h5.
+    model = _loaded(options, compiled=False)
+    print(f"Without its loss and optimizer, which cannot be read: {said}", file=sys.stderr)
+    return model
 
 
 def _why(path: Path, error: Exception) -> str:

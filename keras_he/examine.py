@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -300,11 +301,8 @@ def _seen(kernel: Kernel) -> Row:
     if kernel.kernel_gradient is not None and kernel.std > 0.0:
         ratio = math.sqrt(kernel.kernel_gradient) / kernel.std
     units = sight.units
-    return Row(
-        path=slot.path,
-        layer=type(slot.layer).__name__,
-        shape=tuple(slot.variable.shape),
-        role=slot.role,
+    return replace(
+        _row(slot),
         fans=fans,
         activation=activation_name(sight.activation),
         std=wanted,
@@ -344,11 +342,10 @@ def _closer(kernel: Kernel) -> bool:
 
 
 def _unseen(slot: Slot) -> Row:
-    left = "" if slot.role not in ("kernel", "unknown") else slot.left or "not reached by the pass"
-    return Row(
-        path=slot.path,
-        layer=type(slot.layer).__name__,
-        shape=tuple(slot.variable.shape),
-        role=slot.role,
-        left=left,
-    )
+    kernel = slot.role in ("kernel", "unknown")
+    return replace(_row(slot), left=(slot.left or "not reached by the pass") if kernel else "")
+
+
+def _row(slot: Slot) -> Row:
+    """Returns the row of a variable of which nothing was seen."""
+    return Row(slot.path, type(slot.layer).__name__, tuple(slot.variable.shape), slot.role)

@@ -24,7 +24,7 @@ from keras_he.provenance import Origin, Trace
 from keras_he.statistics import MovingStatistics
 from keras_he.steps import SEPARABLE, all_steps, depthwise_half
 from keras_he.structure import is_random
-from keras_he.sublayers import layers_inside
+from keras_he.sublayers import holds, layers_inside
 from keras_he.tensors import float_tensors, mean_square
 
 _LINEAR = 0.05  # by which a second moment may miss the square of its kernel's gain
@@ -293,11 +293,8 @@ class Measurement:
 
     def _holds_kernels(self, layer: Any) -> bool:
         """Returns whether layers inside a layer have kernels."""
-        if not isinstance(layer, keras.layers.Layer):
-            return False
         if id(layer) not in self._holding:
-            inside = layers_inside(layer)
-            self._holding[id(layer)] = any(id(inner) in self._kernels for inner in inside)
+            self._holding[id(layer)] = holds(layer, self._kernels)
         return self._holding[id(layer)]
 
     def _keys(self, kernels: Sequence[Entry]) -> list[int]:

@@ -18,7 +18,7 @@ from keras_he.in_front import moments_in_front
 from keras_he.provenance import ACTIVATIONS, UNKNOWN, Origin, Trace
 from keras_he.steps import SEPARABLE, all_steps, depthwise_half
 from keras_he.structure import Slot, is_normalisation
-from keras_he.sublayers import layers_inside
+from keras_he.sublayers import holds, layers_inside
 from keras_he.tensors import float_tensors, mean_square
 
 # A unit that moves by less than this share of what it is given passes no gradient to speak of.
@@ -238,9 +238,7 @@ class Observation:
 
     def _holds_kernels(self, layer: Any) -> bool:
         """Returns whether layers inside a layer have kernels."""
-        if not isinstance(layer, keras.layers.Layer):
-            return False
-        return any(id(inner) in self._kernels for inner in layers_inside(layer))
+        return holds(layer, self._kernels)
 
 
 def _look(sight: Sight, value: Any) -> None:
@@ -281,18 +279,16 @@ def _outside(value: Any, bounds: tuple[float, float] | None) -> float:
 
 
 def _steep(activation: Any) -> tuple[float, float] | None:
-    """Returns the range where a sigmoid is steep, and `None` of what is no sigmoid.
+    """Returns the range where an elementwise activation is steep, `None` of what is no sigmoid.
 
     A sigmoid is flat far away on both sides, and steep on both sides of 0, where signals are.
     """
     if isinstance(activation, keras.layers.PReLU):
         return None  # it has a slope for each place, and is never flat on both sides
-    function = activation.call if isinstance(activation, keras.layers.Layer) else activation
+    if isinstance(activation, keras.layers.Layer):  # past the hook that shadows its `call`
+        activation = partial(type(activation).call, activation)
     grid = np.linspace(-20.0, 20.0, 4001).astype("float32")
-    try:
-        made = keras.ops.convert_to_numpy(function(keras.ops.convert_to_tensor(grid)))
-    except Exception:  # the user's own function, which may take other shapes only
-        return None
+    made = keras.ops.convert_to_numpy(activation(keras.ops.convert_to_tensor(grid)))
     slopes = np.abs(np.diff(made)) / np.diff(grid)
     steepest = slopes.max()
     middle = np.flatnonzero(np.abs(grid[:-1]) <= 0.1)

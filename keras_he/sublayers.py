@@ -4,6 +4,7 @@
 `tests/test_layers.py` runs on the oldest and the newest Keras.
 """
 
+from collections.abc import Container
 from typing import Any
 
 import keras
@@ -27,6 +28,13 @@ def layers_inside(
             if not isinstance(one, closed):
                 waiting.extend(reversed(sublayers(one)))
     return list(found.values())
+
+
+def holds(layer: Any, found: Container[int]) -> bool:
+    """Returns whether a layer, or one inside it, has its identity in `found`; operations do not."""
+    if not isinstance(layer, keras.layers.Layer):
+        return False
+    return any(id(inner) in found for inner in layers_inside(layer))
 
 
 def own_variables(layer: keras.layers.Layer) -> list[Any]:

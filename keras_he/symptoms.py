@@ -226,10 +226,11 @@ def _units(subject: Subject) -> Iterator[Finding]:
                 f"sample: E[y] is {kernel.sight.mean:.3g}, E[y²] {kernel.moment:.3g}",
                 _bias_remedy(subject, kernel),
             )
+        if units.saturated <= subject.thresholds["saturated"]:
+            continue
         # What comes out of a trained model is near 0 and 1 if it is sure; an output may start so.
         remedy = _bias_remedy(subject, kernel)
-        meant = kernel.is_output and (subject.trained or remedy.startswith("bias"))
-        if units.saturated > subject.thresholds["saturated"] and not meant:
+        if not (kernel.is_output and (subject.trained or remedy.startswith("bias"))):
             yield subject.finding(
                 "saturated",
                 kernel,

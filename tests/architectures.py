@@ -193,6 +193,20 @@ def several_inputs():
     return keras.Model({"tokens": tokens, "numbers": numbers}, outputs)
 
 
+def llama():
+    """Returns KerasHub's Llama, four small blocks."""
+    import keras_hub
+
+    return keras_hub.models.LlamaBackbone(
+        vocabulary_size=50,
+        num_layers=4,
+        num_query_heads=4,
+        num_key_value_heads=2,
+        hidden_dim=64,
+        intermediate_dim=128,
+    )
+
+
 APPLICATIONS = (
     "VGG16 ResNet50 ResNet50V2 MobileNet MobileNetV2 MobileNetV3Small EfficientNetB0 "
     "EfficientNetV2B0 DenseNet121 Xception NASNetMobile"

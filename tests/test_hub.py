@@ -1,5 +1,6 @@
 """Transformers of KerasHub: custom layers in custom layers, dicts of inputs, attention."""
 
+import architectures
 import keras
 import pytest
 import signals
@@ -17,14 +18,7 @@ BACKBONES = {
     "ViT": lambda: keras_hub.models.ViTBackbone(
         image_shape=(32, 32, 3), patch_size=8, mlp_dim=128, **SIZES
     ),
-    "Llama": lambda: keras_hub.models.LlamaBackbone(
-        vocabulary_size=50,
-        num_layers=4,
-        num_query_heads=4,
-        num_key_value_heads=2,
-        hidden_dim=64,
-        intermediate_dim=128,
-    ),
+    "Llama": architectures.llama,
 }
 
 

@@ -23,6 +23,7 @@ from keras_he.initializers import (
 )
 from keras_he.keras_activations import depth_factors, gain
 from keras_he.layers import layer_fans, register_kernels
+from keras_he.loading import skip_init
 from keras_he.logger import SignalLogger
 from keras_he.model import initialize
 from keras_he.portable import make_portable
@@ -50,6 +51,7 @@ __all__ = [
     "make_portable",
     "names",
     "register_kernels",
+    "skip_init",
 ]
 
 register()

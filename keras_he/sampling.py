@@ -117,10 +117,12 @@ def check_std(std: float, dtype: str, furthest: float = FURTHEST) -> None:
         )
 
 
-def aligned_empty(shape: Sequence[int], dtype: type[np.generic]) -> NDArray[Any]:
-    """Returns an uninitialized C-contiguous array whose memory starts at `ALIGNMENT` bytes."""
+def aligned_empty(
+    shape: Sequence[int], dtype: type[np.generic], allocate: Callable[..., Any] = np.empty
+) -> NDArray[Any]:
+    """Returns a C-contiguous array whose memory, of `allocate`, starts at `ALIGNMENT` bytes."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
-    memory = np.empty(size + ALIGNMENT, np.uint8)
+    memory: NDArray[Any] = allocate(size + ALIGNMENT, np.uint8)
     first = -memory.ctypes.data % ALIGNMENT
     return memory[first : first + size].view(dtype).reshape(shape)
 

@@ -18,7 +18,7 @@ STAGES = [
     ["variance"],
     ["laws", "sampling", "orthogonal"],
     ["tensors", "keras_activations", "sublayers", "initializers", "layers"],
-    ["registry"],
+    ["registry", "loading"],
     ["subject", "statistics", "structure", "selection", "inputs", "probe", "steps", "provenance"],
     ["in_front", "faults", "entries", "losses", "backward", "measure", "look", "plan", "observe"],
     ["apply"],

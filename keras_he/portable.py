@@ -6,7 +6,7 @@ differs between Keras versions.
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import keras
@@ -17,7 +17,7 @@ from keras_he.geometry import Geometry, geometry_fans
 from keras_he.initializers import Kaiming
 from keras_he.layers import places
 from keras_he.registry import names
-from keras_he.structure import Slot, initializer_attribute, slots
+from keras_he.structure import Slot, initializer_attribute, layer_paths, slots
 from keras_he.subject import check_model
 from keras_he.sublayers import layers_inside
 
@@ -68,25 +68,60 @@ def make_portable(model: keras.Model) -> tuple[Replacement, ...]:
     """
     check_model(model)
     survey = list(places(model))
-    paths: dict[int, str] = {}
-    for place in survey:
-        paths.setdefault(id(place.layer), place.path or place.layer.name)
+    paths = layer_paths(survey)
     found = slots(model, survey)
-    planned = [
-        (layer, _replacement(layer, name, value, paths.get(id(layer), layer.name), found))
+    changes = [
+        _change(layer, name, value, paths.get(id(layer), layer.name), found)
         for layer in layers_inside(model)
         for name, value in vars(layer).items()
-        if isinstance(value, Kaiming)
     ]
+    changes = [one for one in changes if one.made]
     try:
-        for layer, one in planned:
-            setattr(layer, one.attribute, one.after)
+        for one in changes:
+            setattr(one.layer, one.attribute, one.after)
         _check_config(model)
     except BaseException:
-        for layer, one in planned:
-            setattr(layer, one.attribute, one.before)
+        for one in changes:
+            setattr(one.layer, one.attribute, one.before)
         raise
-    return tuple(one for _, one in planned)
+    return tuple(replacement for one in changes for replacement in one.made)
+
+
+class _Change(NamedTuple):
+    """What an attribute holds before and after, and the initializers that are replaced in it."""
+
+    layer: Any
+    attribute: str
+    before: Any
+    after: Any
+    made: list[Replacement]
+
+
+def _change(layer: Any, name: str, value: Any, path: str, found: list[Slot]) -> _Change:
+    made: list[Replacement] = []
+
+    def exchange(ours: Kaiming) -> Any:
+        made.append(_replacement(layer, name, ours, path, found))
+        return made[-1].after
+
+    return _Change(layer, name, value, _exchanged(value, exchange), made)
+
+
+def _exchanged(value: Any, exchange: Callable[[Kaiming], Any]) -> Any:
+    """Returns what an attribute holds, in any nesting, with each initializer of ours exchanged."""
+    if isinstance(value, Kaiming):
+        return exchange(value)
+    if not isinstance(value, (dict, list, tuple)):
+        return value
+    held = list(value.values() if isinstance(value, dict) else value)
+    new = [_exchanged(one, exchange) for one in held]
+    if all(one is other for one, other in zip(held, new, strict=True)):
+        return value
+    if isinstance(value, dict):
+        return dict(zip(value, new, strict=True))
+    if hasattr(value, "_fields"):  # a named tuple
+        return type(value)(*new)
+    return tuple(new) if isinstance(value, tuple) else new
 
 
 class NotPortable(KerasHeError, ValueError):

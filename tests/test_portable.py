@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -71,6 +72,36 @@ class Keeper(L.Layer):
 
     def get_config(self):
         return {**super().get_config(), "kernel_initializer": self.text}
+
+
+class Pair(NamedTuple):
+    """Holds two initializers."""
+
+    first: K.Initializer
+    second: K.Initializer
+
+
+@keras.saving.register_keras_serializable("portable")
+class Bank(L.Layer):
+    """Holds initializers in collections of every kind."""
+
+    def __init__(self, kernel_initializers, **kwargs):
+        super().__init__(**kwargs)
+        self.kernel_initializers = [K.get(one) for one in kernel_initializers]
+        self.pair = Pair(*self.kernel_initializers)
+        self.table = {1: "one", None: {"deep": (0, [K.get("he_relu_truncated")])}}
+
+    def build(self, input_shape):
+        shape = (input_shape[-1], 24)
+        for number, one in enumerate(self.kernel_initializers):
+            self.add_weight(shape, initializer=one, name=f"mixing_{number}")
+
+    def call(self, x):
+        return keras.ops.matmul(x, self.weights[0] + self.weights[1])
+
+    def get_config(self):
+        held = [K.serialize(one) for one in self.kernel_initializers]
+        return {**super().get_config(), "kernel_initializers": held}
 
 
 def sequential(*layers, shape=(96,)):
@@ -299,6 +330,33 @@ def test_a_replacement_tells_what_it_took_the_place_of():
     assert (one.layer, one.attribute, one.note) == ("head", "kernel_initializer", "")
     assert one.before is before
     assert one.after is model.layers[0].kernel_initializer
+
+
+def test_initializers_in_collections_are_replaced():
+    model = sequential(Bank(["he_relu", "he_relu_uniform"]))
+    replaced = keras_he.make_portable(model)
+    layer = model.layers[0]
+    assert [one.attribute for one in replaced] == [
+        *["kernel_initializers"] * 2,
+        *["pair"] * 2,
+        "table",
+    ]
+    assert [number(one.after) for one in replaced] == pytest.approx([STD] * 5, rel=1e-7)
+    assert [type(one) for one in layer.kernel_initializers] == [K.RandomNormal, K.RandomUniform]
+    assert [type(one) for one in layer.pair] == [K.RandomNormal, K.RandomUniform]
+    assert layer.pair.second is layer.pair[1]
+    assert layer.table[1] == "one"
+    assert isinstance(layer.table[None]["deep"][1][0], K.TruncatedNormal)
+    assert "keras_he" not in serializable(model)
+
+
+def test_collections_of_a_refused_model_are_as_they_were():
+    model = sequential(Bank(["he_relu", "he_relu_uniform"]), Keeper("he_relu"))
+    held = [*model.layers[0].kernel_initializers]
+    with pytest.raises(NotPortable):
+        keras_he.make_portable(model)
+    after = model.layers[0].kernel_initializers
+    assert all(first is second for first, second in zip(held, after, strict=True))
 
 
 # Attention: one attribute makes the kernels of four layers.

@@ -25,7 +25,11 @@ ROOT = Path(__file__).resolve().parents[1]
 SERVING = ROOT / "examples" / "serving"
 README = (SERVING / "README.md").read_text(encoding="utf-8")
 DOCUMENT = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
-NEEDED = {"grpc": "grpcio", "tensorflow_serving": "tensorflow-serving-api", "sklearn": "sklearn"}
+NEEDED = {
+    "grpc": "grpcio",
+    "tensorflow_serving": "tensorflow-serving-api",
+    "sklearn": "scikit-learn",
+}
 MISSING = [name for module, name in NEEDED.items() if importlib.util.find_spec(module) is None]
 MARKS = [
     pytest.mark.skipif(

@@ -158,14 +158,20 @@ with server.SavedModel({export!r}) as model:
                 model.run(signature, image=np.zeros(shape, "float32"))
             except server.TensorFlowError as error:
                 print(error.code, "is not compatible with expected shape [?,8,8,1]" in str(error))
+    inputs = model.signatures["features"].inputs
+    inputs["image"] = inputs["image"]._replace(dtype="float64")
+    try:
+        model.run("features", image=np.zeros((2, 8, 8, 1)))
+    except server.TensorFlowError as error:
+        print(error.code, "to be float but double is provided" in str(error))
 """
 
 
-def test_the_graph_itself_refuses_wrong_shapes_with_onednn_too(exported, run_python):
+def test_the_graph_itself_refuses_wrong_shapes_and_types_with_onednn_too(exported, run_python):
     script = UNCHECKED.format(scripts=str(SERVING.parent), export=str(exported.path))
     # Without the check in the graph this process is aborted.
     printed = run_python(script, TF_ENABLE_ONEDNN_OPTS="1")
-    assert printed.split("\n") == 10 * ["3 True"] + [""]
+    assert printed.split("\n") == 11 * ["3 True"] + [""]
 
 
 # Versions
@@ -273,6 +279,12 @@ def two_outputs():
     return keras.Model(image, [keras.layers.Dense(2)(image), keras.layers.Dense(3)(image)])
 
 
+def strings():
+    words = keras.Input((1,), dtype="string")
+    numbers = keras.layers.StringLookup(vocabulary=["a"], output_mode="multi_hot")(words)
+    return keras.Model(words, keras.layers.Dense(2)(numbers))
+
+
 class Subclassed(keras.Model):
     def call(self, x):
         return x
@@ -292,6 +304,7 @@ REFUSED = {
     ),
     "subclassed": (Subclassed, {}, "must be a built Sequential or a functional model"),
     "not built": (lambda: keras.Sequential([keras.layers.Dense(2)]), {}, "must be a built Seq"),
+    "strings": (strings, {}, "must have inputs of numbers: look strings up"),
     "negative": (small_model, {"version": -1}, "`version` must be 0 to 9223372036854775807."),
     "too large": (small_model, {"version": 2**63}, "`version` must be 0 to 9223372036854775807."),
     "other inputs": (
@@ -385,10 +398,11 @@ def test_the_script_is_for_the_tensorflow_backend(scripts, monkeypatch):
     [
         ("models a/b", "name must be of letters, digits and _ . - Received: a/b"),
         ("models digits --inputs x.npz", "--inputs needs --model"),
+        ("models digits --version -1", "`version` must be 0 to"),
         ("models digits --model no.keras", "no.keras"),
         ("models digits --model any.keras", "has any size: (None, None, 3). Give --inputs"),
     ],
-    ids=["name", "inputs", "missing", "any size"],
+    ids=["name", "inputs", "version", "missing", "any size"],
 )
 def test_the_script_says_what_it_cannot_do(
     arguments, message, scripts, monkeypatch, tmp_path, capsys

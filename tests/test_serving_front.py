@@ -4,12 +4,14 @@ It is a stand-in for TensorFlow Serving over the same loader; `tensorflow/servin
 Docker answers.
 """
 
+import json
 import os
 import re
 import shutil
 import socket
 import subprocess
 import sys
+import urllib.request
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
@@ -113,6 +115,12 @@ def test_a_client_says_what_was_refused_in_one_line(front, exported):
     assert (status, out) == (1, "")
     assert err.startswith("NOT_FOUND: Servable not found for request: letters")
     assert err.count("\n") == 1
+
+
+def test_a_client_says_that_no_server_answers(exported):
+    arguments = ("127.0.0.1:1", "digits", exported.check, "--timeout", 0.1)
+    ended = finished(process_of("client.py", *arguments))
+    assert ended == (1, "", "No server answers at 127.0.0.1:1.\n")
 
 
 @pytest.mark.parametrize(("asked", "answered"), [(None, 2), (1, 1), (2, 2)], ids=str)
@@ -366,25 +374,40 @@ def free_port():
         return one.getsockname()[1]
 
 
+def labels_by_rest(port, images):
+    body = json.dumps({"instances": images.tolist()}).encode()
+    url = f"http://127.0.0.1:{port}/v1/models/digits:predict"
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(url, body, timeout=60) as answer:
+        return [one["label"] for one in json.load(answer)["predictions"]]
+
+
 def test_tensorflow_serving_in_docker_gives_keras_answers(exported, tmp_path):
     if why := docker_answers():
         pytest.skip(f"tensorflow/serving was not run: {why}")
-    pulled = subprocess.run(
-        ["docker", "pull", "--quiet", "tensorflow/serving"], capture_output=True, text=True
-    )
+    pull = ["docker", "pull", "--quiet", "tensorflow/serving"]
+    pulled = subprocess.run(pull, capture_output=True, text=True, check=False)
     if pulled.returncode:
         pytest.skip(f"tensorflow/serving was not run: {pulled.stderr.strip()}")
-    port, name = free_port(), f"keras-he-{os.getpid()}"
-    command = serving.command("docker run").replace("127.0.0.1:8500", f"127.0.0.1:{port}")
-    command = command.replace("-p 127.0.0.1:8501:8501", f"--detach --name {name}")
+    grpc_port, rest_port, name = free_port(), free_port(), f"keras-he-{os.getpid()}"
+    command = serving.command("docker run")
+    for written, here in {
+        "docker run --rm": f"docker run --rm --detach --name {name}",
+        "127.0.0.1:8500": f"127.0.0.1:{grpc_port}",
+        "127.0.0.1:8501": f"127.0.0.1:{rest_port}",
+    }.items():
+        assert command.count(written) == 1
+        command = command.replace(written, here)
     # Other tests add versions to the folder that they share.
     shutil.copytree(exported.path, tmp_path / "models" / "digits" / "1")
     subprocess.run(command, shell=True, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
     try:
-        address = f"127.0.0.1:{port}"
-        arguments = ("digits", exported.check, "--timeout", 60)
-        status, out, err = finished(process_of("client.py", address, *arguments))
+        arguments = (f"127.0.0.1:{grpc_port}", "digits", exported.check, "--timeout", 60)
+        status, out, err = finished(process_of("client.py", *arguments))
         assert (status, err) == (0, "")
         assert "AVAILABLE" in out
+        images = exported.arrays["inputs/image"][:9]
+        labels = exported.arrays["serving_default/label"][:9]
+        assert labels_by_rest(rest_port, images) == labels.tolist()
     finally:
         subprocess.run(["docker", "stop", name], check=False, stdout=subprocess.DEVNULL)

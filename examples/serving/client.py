@@ -60,10 +60,13 @@ def compare(what: str, served: np.ndarray, expected: np.ndarray) -> bool:
 
 def ask(channel: grpc.Channel, given: argparse.Namespace) -> bool:
     """Sends a request for each signature in the file; returns whether all answers agree."""
+    try:
+        grpc.channel_ready_future(channel).result(given.timeout)
+    except grpc.FutureTimeoutError:
+        sys.exit(f"No server answers at {given.address}.")
     status = get_model_status_pb2.GetModelStatusRequest()
     status.model_spec.name = given.name
-    service = model_service.ModelServiceStub(channel)
-    answer = service.GetModelStatus(status, timeout=given.timeout, wait_for_ready=True)
+    answer = model_service.ModelServiceStub(channel).GetModelStatus(status, given.timeout)
     for one in answer.model_version_status:
         state = get_model_status_pb2.ModelVersionStatus.State.Name(one.state)
         print(f"{given.name} version {one.version}: {state}.")
@@ -87,7 +90,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("name", help="of the model")
     parser.add_argument("check", type=Path, help="the file of export_model.py --check")
     parser.add_argument("--version", type=int, help="default: the highest that is served")
-    parser.add_argument("--timeout", type=float, default=10, help="seconds a request may take")
+    parser.add_argument("--timeout", type=float, default=10, help="seconds to wait (default: 10)")
     return parser.parse_args()
 
 

@@ -50,15 +50,8 @@ def export(
         FileExistsError: If the version exists.
     """
     serving = _with_features(model)
+    version = free_version(folder, version)
     folder.mkdir(parents=True, exist_ok=True)
-    taken = versions(folder)
-    version = max(taken, default=0) + 1 if version is None else version
-    if not 0 <= version <= LAST_VERSION:
-        raise ValueError(f"`version` must be 0 to {LAST_VERSION}. Received: version={version}")
-    if version in taken:
-        raise FileExistsError(
-            f"`version` must be free. Received: version={version}: {taken[version]}"
-        )
     aside = folder / f"writing-{version}-{os.getpid()}"  # no number: no server looks at it
     try:
         _write(serving, aside)
@@ -71,6 +64,19 @@ def export(
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return folder / str(version)
+
+
+def free_version(folder: Path, version: int | None = None) -> int:
+    """Returns a version that is free: the one that is given, or the next one."""
+    taken = versions(folder)
+    version = max(taken, default=0) + 1 if version is None else version
+    if not 0 <= version <= LAST_VERSION:
+        raise ValueError(f"`version` must be 0 to {LAST_VERSION}. Received: version={version}")
+    if version in taken:
+        raise FileExistsError(
+            f"`version` must be free. Received: version={version}: {taken[version]}"
+        )
+    return version
 
 
 def input_names(model: keras.Model) -> list[str]:
@@ -93,6 +99,10 @@ def _with_features(model: keras.Model) -> keras.Model:
         raise ValueError(
             "`model` must have one output, of shape (None, classes), that its last layer makes. "
             f"Received: outputs of shape {shapes} from layer {last.name!r}"
+        )
+    if any(tensor.dtype == "string" for tensor in model.inputs):
+        raise ValueError(
+            "`model` must have inputs of numbers: look strings up before you send them"
         )
     if not isinstance(last.input, keras.KerasTensor):
         raise ValueError(f"The last layer of `model` must have one input. Received: {last.name!r}")
@@ -237,13 +247,15 @@ def main() -> None:
     given = arguments()
     if keras.backend.backend() != "tensorflow":
         sys.exit("TensorFlow Serving's exports need KERAS_BACKEND=tensorflow.")
+    folder = given.base / given.name
     try:
+        version = free_version(folder, given.version)  # before anything that takes long
         if given.model:
             model = keras.saving.load_model(given.model, compile=False)
             inputs = dict(np.load(given.inputs)) if given.inputs else some_inputs(model)
         else:
             model, inputs = trained_on_digits()
-        path = export(model, given.base / given.name, inputs, given.version)
+        path = export(model, folder, inputs, version)
         if given.check:
             np.savez(given.check, **predictions(model, inputs))
     except (OSError, ValueError) as error:

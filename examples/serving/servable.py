@@ -45,7 +45,8 @@ class Servable(AbstractContextManager["Servable"]):
         Raises:
             ValueError: If a warm-up request is damaged or refused; TensorFlow Serving does not
                 serve such a version either.
-            FileNotFoundError, RuntimeError: As `SavedModel` raises them.
+            FileNotFoundError: If there is no export in it.
+            TensorFlowError: If TensorFlow cannot load it.
         """
         self._lock = threading.Lock()
         self._model = SavedModel(path)

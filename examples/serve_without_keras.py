@@ -59,6 +59,14 @@ class Signature(NamedTuple):
     outputs: dict[str, Tensor]
 
 
+class TensorFlowError(RuntimeError):
+    """A failure in TensorFlow; `code` is a number of its error_codes.proto, as gRPC has them."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class SavedModel(AbstractContextManager["SavedModel"]):
     """A loaded export, for one thread; the end of its `with` block frees it in TensorFlow."""
 
@@ -71,7 +79,7 @@ class SavedModel(AbstractContextManager["SavedModel"]):
 
         Raises:
             FileNotFoundError: If there is no export, or no TensorFlow wheel.
-            RuntimeError: If TensorFlow cannot load it.
+            TensorFlowError: If TensorFlow cannot load it.
             ValueError: If an input or output has a type that NumPy lacks (bfloat16, string).
         """
         if not any(Path(path).glob("saved_model.*pb*")):
@@ -99,7 +107,7 @@ class SavedModel(AbstractContextManager["SavedModel"]):
 
         Raises:
             ValueError: If a name, a type or a shape does not fit, or the model is closed.
-            RuntimeError: If TensorFlow fails.
+            TensorFlowError: If TensorFlow fails.
         """
         if self._session is None:
             raise ValueError("The model is closed. Load it again.")
@@ -130,8 +138,8 @@ class SavedModel(AbstractContextManager["SavedModel"]):
         return handle
 
     def _check_status(self) -> None:
-        if self._tf.TF_GetCode(self._status):
-            raise RuntimeError(self._tf.TF_Message(self._status).decode(errors="replace"))
+        if code := self._tf.TF_GetCode(self._status):
+            raise TensorFlowError(self._tf.TF_Message(self._status).decode(errors="replace"), code)
 
     def _find(self, tensors: Mapping[str, Tensor]) -> "ctypes.Array[_Output]":
         parts = [tensor.name.encode().partition(b":") for tensor in tensors.values()]

@@ -17,7 +17,7 @@ from keras_he.geometry import Geometry, geometry_fans
 from keras_he.initializers import Kaiming
 from keras_he.layers import places
 from keras_he.registry import names
-from keras_he.structure import Slot, initializer_attribute, layer_paths, slots
+from keras_he.structure import ATTENTIONS, Slot, initializer_attribute, layer_paths, slots
 from keras_he.subject import check_model
 from keras_he.sublayers import layers_inside
 
@@ -28,7 +28,8 @@ class Replacement(NamedTuple):
     Attributes:
         layer: Path of the layer.
         attribute: Its attribute.
-        before: The initializer of keras_he.
+        before: The initializer of keras_he; of an attention whose kernels `initialize` measured one
+            by one, what stood for all of them.
         after: The initializer of Keras.
         note: What differs: nothing where a kernel drawn anew has the same law.
     """
@@ -100,16 +101,29 @@ class _Change(NamedTuple):
 def _change(layer: Any, name: str, value: Any, path: str, found: list[Slot]) -> _Change:
     made: list[Replacement] = []
 
-    def exchange(ours: Kaiming) -> Any:
+    def exchange(ours: Any) -> Any:
         made.append(_replacement(layer, name, ours, path, found))
         return made[-1].after
 
+    if _shares_ours(layer, name, value, found):
+        return _Change(layer, name, value, exchange(value), made)
     return _Change(layer, name, value, _exchanged(value, exchange), made)
+
+
+def _shares_ours(layer: Any, name: str, value: Any, found: list[Slot]) -> bool:
+    """Returns whether a built-in stands for the kernels of an attention, and these have ours.
+
+    `initialize` leaves it so: its gains are measured per kernel, and a config has one initializer.
+    """
+    if not (isinstance(layer, ATTENTIONS) and name.lstrip("_") == "kernel_initializer"):
+        return False
+    made = _made(layer, name, value, found)
+    return not _is_ours(value) and any(_is_ours(_initializer(slot)) for slot in made)
 
 
 def _exchanged(value: Any, exchange: Callable[[Kaiming], Any]) -> Any:
     """Returns what an attribute holds, in any nesting, with each initializer of ours exchanged."""
-    if isinstance(value, Kaiming):
+    if _is_ours(value):
         return exchange(value)
     if not isinstance(value, (dict, list, tuple)):
         return value
@@ -159,7 +173,7 @@ def _strings(config: Any) -> Iterator[str]:
 
 
 def _replacement(
-    layer: Any, attribute: str, initializer: Kaiming, path: str, found: list[Slot]
+    layer: Any, attribute: str, initializer: Any, path: str, found: list[Slot]
 ) -> Replacement:
     """Returns what takes the place of an initializer."""
     made = _made(layer, attribute, initializer, found)
@@ -171,17 +185,20 @@ def _replacement(
     if not made:
         zeros = keras.initializers.Zeros()
         return Replacement(path, attribute, initializer, zeros, "it made no variable")
-    numbers = [_number(initializer, slot) for slot in made]
+    # What made a kernel of an attention may differ from the one that its config holds.
+    makers = [(one if _is_ours(one := _initializer(slot)) else initializer, slot) for slot in made]
+    makers = [(one, slot) for one, slot in makers if _is_ours(one)]
+    numbers = [_number(one, slot) for one, slot in makers]
     mean = math.exp(sum(math.log(one) for one in numbers) / len(numbers))
-    after, note = _built_in(initializer, mean, made[0])
+    after, note = _built_in(*makers[0], mean)
     if max(numbers) > 1.001 * min(numbers):
-        name = "gain" if initializer.law == "orthogonal" else "standard deviation"
+        name = "gain" if makers[0][0].law == "orthogonal" else "standard deviation"
         several = f"kernels of {name} {min(numbers):.3g} to {max(numbers):.3g} share it"
         note = f"{several}: their geometric mean"
     return Replacement(path, attribute, initializer, after, note)
 
 
-def _made(layer: Any, attribute: str, initializer: Kaiming, found: list[Slot]) -> list[Slot]:
+def _made(layer: Any, attribute: str, initializer: Any, found: list[Slot]) -> list[Slot]:
     """Returns the variables that an attribute of a layer makes, those of layers inside too."""
     own = [slot for slot in found if slot.layer is layer]
     named = [slot for slot in own if attribute in (_attribute(slot), f"{slot.name}_initializer")]
@@ -205,11 +222,15 @@ def _attribute(slot: Slot) -> str:
     return initializer_attribute(slot) or ""
 
 
+def _is_ours(initializer: Any) -> bool:
+    return isinstance(initializer, Kaiming)
+
+
 def _initializer(slot: Slot) -> Any:
     return getattr(slot.layer, _attribute(slot), None)
 
 
-def _equal(one: Any, other: Kaiming) -> bool:
+def _equal(one: Any, other: Any) -> bool:
     return type(one) is type(other) and one.get_config() == other.get_config()
 
 
@@ -224,7 +245,7 @@ def _number(initializer: Any, slot: Slot) -> float:
     return std * math.sqrt(max(math.prod(shape[:-1]), shape[-1]))
 
 
-def _built_in(initializer: Any, number: float, slot: Slot) -> tuple[Any, str]:
+def _built_in(initializer: Any, slot: Slot, number: float) -> tuple[Any, str]:
     """Returns the built-in of a law, and in what it differs."""
     kinds, seed = keras.initializers, initializer.get_config().get("seed")
     seed = seed % 2**31 if isinstance(seed, int) else None

@@ -23,12 +23,9 @@ _NORMALISATIONS = (
     keras.layers.UnitNormalization,
     keras.layers.Normalization,
 )
+ATTENTIONS = (keras.layers.GroupQueryAttention, keras.layers.MultiHeadAttention)
 # One attribute of these makes the kernels of several layers inside.
-_SHARING = (
-    keras.layers.Bidirectional,
-    keras.layers.GroupQueryAttention,
-    keras.layers.MultiHeadAttention,
-)
+_SHARING = (keras.layers.Bidirectional, *ATTENTIONS)
 
 
 class Slot(NamedTuple):

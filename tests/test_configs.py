@@ -653,7 +653,11 @@ def test_key_that_is_nearly_known_is_guessed(enter):
 
 
 @pytest.mark.usefixtures("watched")
-@pytest.mark.parametrize("config", [None, 5, "os.system", [1], tripwire], ids=repr)
+@pytest.mark.parametrize(
+    "config",
+    [None, 5, "os.system", [1], tripwire],
+    ids=lambda one: getattr(one, "__name__", repr(one)),
+)
 def test_config_that_is_no_dict_is_refused(config):
     assert_refused_shortly(
         keras_he.KaimingNormal.from_config, config, "`config` must be a dict as `get_config`"

@@ -389,6 +389,30 @@ def test_attention_whose_orthogonal_kernels_want_different_gains_says_so():
     assert "gain 1 to 2" in shared.note
 
 
+@pytest.mark.parametrize("kernel_initializer", ["glorot_uniform", "he_relu_uniform"])
+@pytest.mark.parametrize("kind", ["MultiHeadAttention", "GroupQueryAttention"])
+def test_an_attention_that_was_measured_gets_the_mean_of_its_kernels_and_says_so(
+    kind, kernel_initializer
+):
+    inputs = keras.Input((5, 64))
+    heads = (4, 8) if kind == "MultiHeadAttention" else (8, 4, 2)
+    layer = getattr(L, kind)(*heads, kernel_initializer=kernel_initializer)
+    model = keras.Model(inputs, layer(inputs, inputs))
+    keras_he.initialize(model, seed=1)
+    kernels = [np.std(one.numpy()) for one in model.weights if one.name == "kernel"]
+    replaced = keras_he.make_portable(model)
+    (shared,) = [one for one in replaced if "kernels of standard deviation" in one.note]
+    assert shared.layer == layer.name
+    written = layer.get_config()["kernel_initializer"]
+    assert (written["class_name"], written["config"]["stddev"]) == (
+        "RandomNormal",
+        number(shared.after),
+    )
+    # The smallest kernel has 1024 draws: their standard deviation is known to 2.2 %; 5 times that.
+    assert number(shared.after) == pytest.approx(math.prod(kernels) ** (1 / len(kernels)), rel=0.11)
+    assert max(kernels) > 1.3 * min(kernels)
+
+
 def test_config_of_an_attention_does_not_name_keras_he():
     model = attention_model("he_relu_uniform")
     keras_he.make_portable(model)

@@ -9,8 +9,11 @@ BIN := $(VENV)/bin
 demo: $(VENV)/demo
 	@$(BIN)/python examples/quickstart.py
 
+# Two processes, each with whole files. WORKERS= runs them in one.
+WORKERS ?= --numprocesses 2 --dist loadfile
+
 test: $(VENV)/test
-	$(BIN)/pytest
+	$(BIN)/pytest $(WORKERS)
 
 # Linters and types, as .ci/run calls them.
 lint: $(VENV)/dev

@@ -26,6 +26,7 @@ from keras_he.entries import LAWS
 from keras_he.errors import KerasHeError, did_you_mean
 from keras_he.examine import audit
 from keras_he.keras_activations import depth_factors, gain
+from keras_he.loading import skip_init
 from keras_he.model import initialize
 from keras_he.portable import make_portable
 from keras_he.registry import names
@@ -238,7 +239,8 @@ def _loaded(options: argparse.Namespace, *, compiled: bool = True) -> Any:
         except Exception as error:  # whatever the module raises
             raise Refusal(f"--import {module}: {error}") from error
     try:
-        return keras.models.load_model(path, compile=compiled, safe_mode=True)
+        with skip_init(missing="draw"):
+            return keras.models.load_model(path, compile=compiled, safe_mode=True)
     except Exception as error:  # whatever a broken or a foreign file makes Keras raise
         if not compiled:
             raise Refusal(_why(path, error)) from error

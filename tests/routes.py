@@ -68,7 +68,7 @@ def drawn(name, first_seed=0):
     x = L.Conv2D(8, 3, activation="relu", kernel_initializer=he("linear"))(image)
     x = L.DepthwiseConv2D(3, activation="relu", depthwise_initializer=he(geometry="depthwise"))(x)
     transposed = he(geometry="transpose", strides=2)
-    x = L.Conv2DTranspose(4, 2, strides=2, activation="silu", kernel_initializer=transposed)(x)
+    x = L.Conv2DTranspose(4, 2, strides=2, activation="elu", kernel_initializer=transposed)(x)
     x = L.Reshape((16, 16))(x)
     y = L.Embedding(11, 16, embeddings_initializer=he(gain=4.0, mode="fan_out"))(words)
     y = L.MultiHeadAttention(2, 4, kernel_initializer=he("linear"), name="attention")(y, x)
@@ -110,7 +110,7 @@ def made(name, variant="float32", first_seed=0):
 
 @lru_cache
 def front(name):
-    """Returns a model up to its attention: without the LSTM, and so without tanh."""
+    """Returns a model up to its attention: no tanh, no sigmoid."""
     whole = model(name)
     return keras.Model(whole.input, whole.get_layer("attention").output)
 

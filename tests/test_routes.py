@@ -7,7 +7,9 @@ outputs on the backend that wrote them.
 
 import importlib.util
 import json
+import re
 import warnings
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -31,6 +33,8 @@ FILES = [
     *((name, variant, ".keras") for name in MODELS for variant in VARIANTS if variant != "float32"),
 ]
 OUTPUT_BANDS = {"float32": FLOAT32, "lora": FLOAT32, "int8": 2 * INT8, **ROUNDED}
+# Before 3.15 attention's kernels have no axes, int4 has other steps, and configs have other keys.
+pytestmark = pytest.mark.newest
 every_model = pytest.mark.parametrize("name", MODELS)
 every_file = pytest.mark.parametrize(("name", "variant", "route"), FILES)
 
@@ -145,6 +149,13 @@ def test_weights_of_half_precision_are_out_of_the_band_of_float32(name, expected
     assert far > FLOAT32 * routes.scale(outputs)
 
 
+def test_the_document_says_the_bands():
+    document = (Path(__file__).resolve().parents[1] / "docs" / "routes.md").read_text("utf-8")
+    said = re.search(r"The tests allow.*?;", document, re.DOTALL).group()
+    bands = (FLOAT32, ROUNDED["mixed_float16"], ROUNDED["bfloat16"], INT8)
+    assert re.findall(r"\d\.\de-\d+", said) == [f"{band:.1e}" for band in bands]
+
+
 # Clones and JSON
 
 
@@ -248,7 +259,19 @@ def test_initialize_leaves_what_is_quantized_or_adapted(name, variant):
     assert row.left == ("LoRA is enabled" if variant == "lora" else f"quantized ({variant})")
     for one, other in zip(before, model.get_layer("head").get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
+    assert variant == "int4" or row in report.kernels  # an int4 kernel is packed
     assert any(row.rule == "measured" for row in report.kernels)  # the others are set
+
+
+@pytest.mark.parametrize("name", ["orthogonal", "initialized"])
+@pytest.mark.parametrize("variant", ["int8", "lora"])
+def test_make_portable_finds_the_numbers_of_the_model_as_it_was(name, variant):
+    before, after = (
+        [one.after.get_config() for one in keras_he.make_portable(routes.made(name, one_of))]
+        for one_of in ("float32", variant)
+    )
+    assert before == after
+    assert len(before) >= 8
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -15,7 +15,7 @@ import keras
 
 from keras_he.errors import InvalidArgument, invalid
 from keras_he.geometry import DEFAULTS, Fans, Geometry, geometry_fans, make_geometry
-from keras_he.sublayers import own_trainable_weights, sublayers
+from keras_he.sublayers import own_trainable_weights, own_variables, sublayers
 
 # From an attribute that holds a kernel to the arguments of `fans` for it, or from a name to a layer
 # inside, which stands under that name.
@@ -212,10 +212,20 @@ def _own_kernels(layer: keras.layers.Layer, rule: Kernels) -> dict[str, Kernel]:
     for attribute, arguments in rule.items():
         if isinstance(arguments, keras.layers.Layer):
             continue
-        kernel = Kernel(getattr(layer, attribute), make_geometry(**{**DEFAULTS, **arguments}))
+        kernel = Kernel(_held(layer, attribute), make_geometry(**{**DEFAULTS, **arguments}))
         geometry_fans(kernel.variable.shape, kernel.geometry)  # raises where they do not fit
         kernels[attribute] = kernel
     return kernels
+
+
+def _held(layer: keras.layers.Layer, attribute: str) -> Any:
+    """Returns the variable of a kernel, or of a packed one (int4) the tensor that it stands for."""
+    held = getattr(layer, attribute)
+    if isinstance(held, keras.Variable):
+        return held
+    # Under LoRA the attribute is the sum of the variable and what is trained beside it.
+    named = (one for one in own_variables(layer) if one.name == attribute)
+    return next((one for one in named if tuple(one.shape) == tuple(held.shape)), held)
 
 
 def _inside(layer: keras.layers.Layer, rule: Kernels) -> dict[str, keras.layers.Layer]:
@@ -250,7 +260,6 @@ def _unspoken_weights(
         for weight in weights
         if id(weight) not in spoken_for
         and len(weight.shape) > 1
-        and weight.name not in own  # under LoRA `kernel` is a tensor made of its variable
         and not weight.name.startswith("lora_")
     ]
 

@@ -196,10 +196,10 @@ def _forgetting_bias(cell: Any, shape: tuple[int, ...], dtype: str) -> Any:
 def _left(place: Place, variable: Any, role: str, name: str) -> str:
     """Returns why a variable must not be changed, or nothing."""
     layer = place.layer
-    if not keras.backend.is_float_dtype(variable.dtype):
-        return "holds integers"
     if getattr(layer, "quantization_mode", None):
         return f"quantized ({layer.quantization_mode})"
+    if not keras.backend.is_float_dtype(variable.dtype):
+        return "holds integers"
     if getattr(layer, "lora_enabled", False):
         return "LoRA is enabled"
     if role == "statistic":

@@ -20,6 +20,15 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Prints how far models were apart after each route, if any route was taken."""
+    taken = sys.modules.get("routes")
+    lines = taken.lines() if taken else []
+    if lines:
+        terminalreporter.section("largest difference by route and model")
+        terminalreporter.write_line("\n".join(lines))
+
+
 @pytest.fixture(scope="session")
 def run_python(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     """Returns a function that runs code in a fresh process and returns what it prints.

@@ -15,7 +15,7 @@ from keras_he.claims import TRUNCATED
 from keras_he.errors import KerasHeError
 from keras_he.geometry import Geometry, geometry_fans
 from keras_he.initializers import Kaiming
-from keras_he.layers import places
+from keras_he.layers import Kernel, places
 from keras_he.registry import names
 from keras_he.structure import ATTENTIONS, Slot, initializer_attribute, layer_paths, slots
 from keras_he.subject import check_model
@@ -236,13 +236,19 @@ def _equal(one: Any, other: Any) -> bool:
 
 def _number(initializer: Any, slot: Slot) -> float:
     """Returns the number for one kernel: its standard deviation, or the gain as Keras counts it."""
-    shape, geometry = tuple(slot.variable.shape), initializer.kernel_geometry
-    if isinstance(slot.layer, keras.layers.EinsumDense) and slot.kernel is not None:
-        geometry = slot.kernel.geometry
+    kernel, geometry = _kernel(slot), initializer.kernel_geometry
+    shape = tuple((slot if kernel is None else kernel).variable.shape)
+    if isinstance(slot.layer, keras.layers.EinsumDense) and kernel is not None:
+        geometry = kernel.geometry
     std: float = initializer.standard_deviation(geometry_fans(shape, geometry))
     if initializer.law != "orthogonal":
         return std
     return std * math.sqrt(max(math.prod(shape[:-1]), shape[-1]))
+
+
+def _kernel(slot: Slot) -> Kernel | None:
+    """Returns the kernel that a variable holds; one that is packed (int4) has another shape."""
+    return slot.kernel or next(places(slot.layer)).kernels.get(slot.name)
 
 
 def _built_in(initializer: Any, slot: Slot, number: float) -> tuple[Any, str]:
@@ -256,7 +262,7 @@ def _built_in(initializer: Any, slot: Slot, number: float) -> tuple[Any, str]:
         return kinds.TruncatedNormal(stddev=number / TRUNCATED, seed=seed), ""
     if initializer.law == "normal":
         return kinds.RandomNormal(stddev=number, seed=seed), ""
-    note = ""
-    if slot.kernel is not None and slot.kernel.geometry != Geometry():
+    kernel, note = _kernel(slot), ""
+    if kernel is not None and kernel.geometry != Geometry():
         note = "one orthogonal matrix for the whole kernel, not one per block"
     return kinds.Orthogonal(gain=number, seed=seed), note

@@ -20,6 +20,21 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hands what a worker of pytest-xdist has recorded to the process that prints."""
+    if hasattr(session.config, "workeroutput") and "routes" in sys.modules:
+        session.config.workeroutput["routes"] = sys.modules["routes"].TABLE
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Takes what a worker hands over."""
+    import routes
+
+    for route, row in getattr(node, "workeroutput", {}).get("routes", {}).items():
+        routes.TABLE.setdefault(route, {}).update(row)
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Prints how far models were apart after each route, if any route was taken."""
     taken = sys.modules.get("routes")

@@ -5,7 +5,6 @@ and differ in what made their weights: one of the four laws, or `keras_he.initia
 a dtype policy, or what is done to a model before it leaves.
 """
 
-from collections import defaultdict
 from functools import lru_cache
 
 import keras
@@ -163,27 +162,28 @@ def scale(outputs):
     return max(1.0, float(np.abs(outputs).max()))
 
 
-_TABLE = defaultdict(dict)
+TABLE = {}  # route → model → the largest difference so far
 
 
 def record(route, name, outputs, expected, band=0.0):
     """Notes how far outputs are from those that were expected; asserts that it is in the band."""
     far = difference(outputs, expected)
-    _TABLE[route][name] = max(far, _TABLE[route].get(name, 0.0))
+    row = TABLE.setdefault(route, {})
+    row[name] = max(far, row.get(name, 0.0))
     assert far <= band * scale(expected), f"{route}, {name}: {far:.2e}, band {band:.2e}"
 
 
 def lines():
     """Returns the table of the largest differences, one route a line; empty if none was taken."""
-    if not _TABLE:
+    if not TABLE:
         return []
-    width = max(len(route) for route in _TABLE)
+    width = max(len(route) for route in TABLE)
     cells = {
         route: "".join(f"{_cell(row.get(name)):>18}" for name in MODELS)
-        for route, row in _TABLE.items()
+        for route, row in TABLE.items()
     }
     header = " " * width + "".join(f"{name:>18}" for name in MODELS)
-    return [header, *(f"{route:<{width}}{cells[route]}" for route in _TABLE)]
+    return [header, *(f"{route:<{width}}{cells[route]}" for route in TABLE)]
 
 
 def _cell(far):

@@ -177,13 +177,20 @@ def _tensorflow(array: NDArray[Any], dtype: str) -> Any:
     return tf.bitcast(tensor, tf.bfloat16) if dtype == "bfloat16" else tensor
 
 
-def _jax(array: NDArray[Any], dtype: str) -> Any:
+def to_jax_dtype(array: NDArray[Any], dtype: str) -> NDArray[Any]:
+    """Returns the array in the dtype that it has in JAX."""
     import jax
 
     if dtype == "bfloat16":
         array = array.view(jax.numpy.bfloat16)
     # Without `jax_enable_x64` JAX has no float64, and says so in a warning at every draw.
-    array = array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
+    return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
+
+
+def _jax(array: NDArray[Any], dtype: str) -> Any:
+    import jax
+
+    array = to_jax_dtype(array, dtype)
     return jax.device_put(array) if _shareable(array) else jax.numpy.array(array)
 
 

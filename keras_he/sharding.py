@@ -2,8 +2,8 @@
 
 Keras gives an initializer the variable's `layout` from 3.15 on, on JAX, under a
 `keras.distribution`. What is drawn for one shard is placed on every device that holds the same
-shard, before the next one is drawn; so a process never holds more than its own shards and the few
-blocks that are being drawn.
+shard before the next one is drawn, so a process holds its own shards and the few blocks that are
+being drawn.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ def to_sharded(part: Part, shape: Sequence[int], dtype: str, layout: Any) -> Any
         holders.setdefault(limits(shape, region), []).append(device)
     shards = []
     for bounds, devices in holders.items():
-        values = to_jax_dtype(part(tuple(slice(start, stop) for start, stop in bounds)), dtype)
+        values = to_jax_dtype(part(tuple(slice(*bound) for bound in bounds)), dtype)
         for device in devices:
             place = jax.sharding.SingleDeviceSharding(device, memory_kind=sharding.memory_kind)
             shards.append(jax.device_put(values, place))

@@ -21,7 +21,7 @@ from keras_he.quadrature import Moments
 from keras_he.regions import Part, cut_region, draw_region, empty_region, whole
 from keras_he.sampling import FURTHEST, STORAGE, Seed, check_std
 from keras_he.sharding import as_computed, to_sharded
-from keras_he.tensors import is_tracing, to_tensor
+from keras_he.tensors import is_tracing, to_tensor, untraced
 from keras_he.variance import checked_mode, standard_deviation
 
 _LONGEST_LIST = 64  # NumPy arrays have no more axes
@@ -103,6 +103,7 @@ class Kaiming(keras.initializers.VarianceScaling):
         self.strides = strides[0] if len(strides) == 1 else strides
         self.input_axes, self.output_axes = axes  # Keras before 3.15 has no such arguments
 
+    @untraced
     def __call__(self, shape: Sequence[int], dtype: Any = None, layout: Any = None) -> Any:
         """Returns a kernel.
 
@@ -124,12 +125,12 @@ class Kaiming(keras.initializers.VarianceScaling):
         dtype = _checked_dtype(dtype)
         shape = geometries.checked_shape(shape)
         fans = geometries.geometry_fans(shape, self.kernel_geometry)
-        if 0 in shape:
-            part: Part = partial(empty_region, shape, dtype=dtype)
-        else:
+        if 0 not in shape:
             std = self.standard_deviation(fans)
             check_std(std, dtype, self._furthest(shape))  # before a generator moves on
             part = self._draw(shape, std, _key(self.seed, layout), dtype)
+        else:
+            part = partial(empty_region, shape, dtype=dtype)
         if layout is None:
             return to_tensor(part(whole(shape)), dtype)
         return to_sharded(part, shape, dtype, layout)

@@ -5,17 +5,20 @@ the process, so alignment is checked here, and memory that lacks it is copied. W
 belongs to the backend: nobody writes to the array afterwards.
 """
 
+import inspect
 import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
 from keras_he.sampling import ALIGNMENT
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 # From here on a copy costs more than the calls that avoid it.
 _WORTH_SHARING = 2**16  # bytes
@@ -51,6 +54,17 @@ def is_tracing() -> bool:
         # Keras infers shapes on PyTorch's device without memory.
         return bool(torch.compiler.is_compiling() or keras.ops.zeros(()).is_meta)
     return False
+
+
+def untraced(function: Function) -> Function:
+    """Returns the function as `torch.compile`, which takes NumPy for PyTorch, may not trace it."""
+    if keras.backend.backend() != "torch":
+        return function
+    import torch
+
+    why: dict[str, Any] = {"reason": "build the layer before it is compiled: call it once"}
+    known = inspect.signature(torch.compiler.disable).parameters
+    return torch.compiler.disable(function, **(why if "reason" in known else {}))
 
 
 def is_symbolic(value: Any) -> bool:
@@ -191,7 +205,9 @@ def _jax(array: NDArray[Any], dtype: str) -> Any:
     import jax
 
     array = to_jax_dtype(array, dtype)
-    return jax.device_put(array) if _shareable(array) else jax.numpy.array(array)
+    # Also in traced code it is numbers: a variable that holds them outlives the trace.
+    with jax.ensure_compile_time_eval():
+        return jax.device_put(array) if _shareable(array) else jax.numpy.array(array)
 
 
 def _torch(array: NDArray[Any], dtype: str) -> Any:

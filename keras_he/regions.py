@@ -27,6 +27,7 @@ from keras_he.sampling import (
     word_reader,
 )
 
+_BLOCK = 2**18  # elements that a thread takes at a time
 _CHUNK = 2**16  # elements that stay in a core's cache through one law's arithmetic
 _GAP = 2**10  # words that are read in the time of one jump
 _SPAN = 2**18  # words that are read at a time, with those between runs
@@ -69,15 +70,16 @@ def draw_region(
     runs = _runs(shape, region)
 
     def block(first: int) -> None:
-        out = flat[first : first + _CHUNK]
-        words = _words(word_reader(seed, shape), *runs.pieces(first, len(out)))
-        scratch = np.empty((3, len(out)), np.float32)
-        drawn = out if dtype == "float32" else scratch[2]
-        fill(words, drawn, scratch)
-        if drawn is not out or factor != 1.0:
-            store(drawn, out, dtype, factor)
+        read = word_reader(seed, shape)
+        scratch = np.empty((3, min(_CHUNK, flat.size)), np.float32)
+        for start in range(first, min(first + _BLOCK, flat.size), _CHUNK):
+            out = flat[start : start + _CHUNK]
+            drawn = out if dtype == "float32" else scratch[2, : len(out)]
+            fill(_words(read, *runs.pieces(start, len(out))), drawn, scratch)
+            if drawn is not out or factor != 1.0:
+                store(drawn, out, dtype, factor)
 
-    in_blocks(block, range(0, flat.size, _CHUNK), threads)
+    in_blocks(block, range(0, flat.size, _BLOCK), threads)
     return values
 
 
@@ -150,6 +152,8 @@ def _runs(shape: Sequence[int], region: Region) -> _Runs:
 
 def _words(read: Callable[[int, int], Words], starts: NDArray[Any], lengths: NDArray[Any]) -> Words:
     """Returns the words of pieces, one after the other."""
+    if len(starts) == 1:
+        return read(int(starts[0]), int(lengths[0]))
     ends = np.cumsum(lengths)
     begins = ends - lengths
     words = np.empty(ends[-1], np.int32)

@@ -75,6 +75,7 @@ def test_any_region_cut_anywhere_has_its_values(given, gap, span, chunk):
         patch.setattr(regions, "_GAP", gap)
         patch.setattr(regions, "_SPAN", span)
         patch.setattr(regions, "_CHUNK", chunk)
+        patch.setattr(regions, "_BLOCK", 3 * chunk)
         values = draw_region("uniform", shape, region, 1.0, 3, "float32", threads=1)
     assert np.array_equal(values, draw("uniform", shape, 1.0, 3, "float32")[region])
 

@@ -267,6 +267,10 @@ def models():
             np.array_equal(whole(v), w) for v, w in zip(model.weights, given))
         results[f"{name}: initialized losses"] = fit(model)
         results[f"{name}: initialized spec"] = list(model.layers[0].kernel.value.sharding.spec)
+        try:
+            jax.jit(lambda x: network().layers[0](x))(X)
+        except ValueError as error:
+            results[f"{name}: built in jit"] = str(error)
         model = Unbuilt()
         model.compile("sgd", "mse")
         model.fit(X, np.ones((16, 64)), verbose=0, batch_size=16)
@@ -407,6 +411,13 @@ def test_initialize_keeps_the_layout_and_gives_the_values_of_one_device(eight, m
     losses = found[f"{mesh}: initialized losses"]
     np.testing.assert_allclose(losses, found["initialized losses alone"], rtol=1e-4)
     assert found[f"{mesh}: initialized spec"] == [None, "model" if mesh == "last" else None]
+
+
+@jax_only
+@pytest.mark.skipif(not GIVES_LAYOUT, reason="Keras 3.15 sets the mesh")
+def test_no_layer_is_built_in_jit_under_a_distribution(eight):
+    """Where this fails it has become possible, and docs/devices.md says that it is not."""
+    assert "can only be used outside of `jax.jit`" in eight["models"]["last: built in jit"]
 
 
 @jax_only

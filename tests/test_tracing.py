@@ -98,6 +98,19 @@ def test_a_layer_built_in_a_function_of_tensorflow_has_its_values(units):
 
 
 @on_tensorflow
+def test_tensorflow_makes_no_variables_from_a_large_kernel_without_a_call():
+    """Where this fails TensorFlow has learned to, and docs/devices.md says that it cannot."""
+    import tensorflow as tf
+
+    x = tf.TensorSpec((None, 64), "float32")
+    small, large = dense(units=8), dense(units=512)
+    tf.function(lambda x: small(x)).get_concrete_function(x)
+    assert np.array_equal(numbers(small.kernel), expected(8))
+    with pytest.raises(ValueError, match="Unable to lift"):
+        tf.function(lambda x: large(x)).get_concrete_function(x)
+
+
+@on_tensorflow
 def test_a_generator_in_a_function_of_tensorflow_is_refused_with_the_way_out():
     import tensorflow as tf
 

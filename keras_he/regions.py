@@ -59,7 +59,7 @@ def draw_region(
     Raises:
         InvalidArgument: If values of this `std` do not fit into `dtype`.
     """
-    if limits(shape, region) == limits(shape, whole(shape)):
+    if region == whole(shape):
         return draw(law, shape, std, seed, dtype, threads)
     check_std(std, dtype)
     values = empty_region(shape, region, dtype)

@@ -9,6 +9,7 @@ import keras
 
 from keras_he.geometry import DEFAULTS, Fans, geometry_fans
 from keras_he.initializers import CLASSES, Kaiming, KaimingOrthogonal
+from keras_he.sharding import layout_of
 from keras_he.structure import Slot
 from keras_he.variance import standard_deviation
 
@@ -92,7 +93,8 @@ class Entry:
     def draw(self, law: str, mode: str, gain: float) -> Any:
         """Returns the kernel's values under a gain."""
         variable = self.slot.variable
-        return self.initializer(law, mode, gain)(tuple(variable.shape), dtype=variable.dtype)
+        initializer = self.initializer(law, mode, gain)
+        return initializer(tuple(variable.shape), variable.dtype, layout_of(variable))
 
     @cached_property
     def range(self) -> tuple[float, float]:

@@ -6,6 +6,7 @@ activation's name or a number, never an object; see `keras_he.keras_activations`
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import keras
@@ -17,8 +18,10 @@ from keras_he.errors import did_you_mean, invalid
 from keras_he.keras_activations import read_activation
 from keras_he.orthogonal import draw_orthogonal, largest_element
 from keras_he.quadrature import Moments
-from keras_he.sampling import FURTHEST, STORAGE, Seed, aligned_empty, check_std, draw
-from keras_he.tensors import is_tracing, to_tensor
+from keras_he.regions import Part, cut_region, draw_region, empty_region, whole
+from keras_he.sampling import FURTHEST, STORAGE, Seed, check_std
+from keras_he.sharding import as_computed, to_sharded
+from keras_he.tensors import is_tracing, to_tensor, untraced
 from keras_he.variance import checked_mode, standard_deviation
 
 _LONGEST_LIST = 64  # NumPy arrays have no more axes
@@ -100,29 +103,37 @@ class Kaiming(keras.initializers.VarianceScaling):
         self.strides = strides[0] if len(strides) == 1 else strides
         self.input_axes, self.output_axes = axes  # Keras before 3.15 has no such arguments
 
-    def __call__(self, shape: Sequence[int], dtype: Any = None) -> Any:
+    @untraced
+    def __call__(self, shape: Sequence[int], dtype: Any = None, layout: Any = None) -> Any:
         """Returns a kernel.
 
         Args:
             shape: Shape of the kernel, as the layer stores it.
             dtype: `"float16"`, `"bfloat16"`, `"float32"` or `"float64"`; `None` is
                 `keras.config.floatx()`. Values are drawn in float32 and rounded last.
+            layout: How the kernel lies on several devices, on JAX: a
+                `keras.distribution.TensorLayout` or a `jax.sharding.Sharding`. Keras gives it
+                under a `keras.distribution` (Keras 3.15 and newer). It changes no value.
 
         Returns:
             A tensor of the Keras backend.
 
         Raises:
-            InvalidArgument: If the shape does not fit the geometry, for any other dtype, or if
-                the values would overflow it.
+            InvalidArgument: If the shape does not fit the geometry, for any other dtype or
+                layout, or if the values would overflow the dtype.
         """
         dtype = _checked_dtype(dtype)
         shape = geometries.checked_shape(shape)
         fans = geometries.geometry_fans(shape, self.kernel_geometry)
-        if 0 in shape:
-            return to_tensor(aligned_empty(shape, STORAGE[dtype]), dtype)
-        std = self.standard_deviation(fans)
-        check_std(std, dtype, self._furthest(shape))  # before a generator moves on
-        return to_tensor(self._draw(shape, std, _key(self.seed), dtype), dtype)
+        if 0 not in shape:
+            std = self.standard_deviation(fans)
+            check_std(std, dtype, self._furthest(shape))  # before a generator moves on
+            part = self._draw(shape, std, _key(self.seed, layout), dtype)
+        else:
+            part = partial(empty_region, shape, dtype=dtype)
+        if layout is None:
+            return to_tensor(part(whole(shape)), dtype)
+        return to_sharded(part, shape, dtype, layout)
 
     def standard_deviation(self, fans: geometries.Fans) -> float:
         """Returns the standard deviation of the values of a kernel with these fans."""
@@ -132,8 +143,9 @@ class Kaiming(keras.initializers.VarianceScaling):
         """Returns how many standard deviations a value can be away from 0."""
         return FURTHEST
 
-    def _draw(self, shape: tuple[int, ...], std: float, key: Seed, dtype: str) -> Any:
-        return draw(self.law, shape, std, key, dtype)
+    def _draw(self, shape: tuple[int, ...], std: float, key: Seed, dtype: str) -> Part:
+        """Returns the function that returns any region of the kernel."""
+        return lambda region: draw_region(self.law, shape, region, std, key, dtype)
 
     def get_config(self) -> dict[str, Any]:
         """Returns what is not the default, as plain JSON; `from_config` is its inverse."""
@@ -238,7 +250,8 @@ class KaimingOrthogonal(Kaiming):
     A kernel is a matrix from what one output unit sums over to the output channels, `Q·std·sqrt(n)`
     with `n` the longer of its sides; depthwise kernels have one per channel, grouped ones one per
     group, and recurrent ones one per gate. Unlike `keras.initializers.Orthogonal`, it follows the
-    fans: `gain=1` keeps the second moment of a linear layer also where it widens.
+    fans: `gain=1` keeps the second moment of a linear layer also where it widens. It is drawn as a
+    whole, also where a process holds but a part of it.
 
     As a string: `"he_relu_orthogonal"`, `"he_prelu_orthogonal"`, and so on.
 
@@ -251,9 +264,10 @@ class KaimingOrthogonal(Kaiming):
     def _furthest(self, shape: tuple[int, ...]) -> float:
         return largest_element(geometries.matrix_axes(shape, self.kernel_geometry))
 
-    def _draw(self, shape: tuple[int, ...], std: float, key: Seed, dtype: str) -> Any:
+    def _draw(self, shape: tuple[int, ...], std: float, key: Seed, dtype: str) -> Part:
         matrices = geometries.matrix_axes(shape, self.kernel_geometry)
-        return draw_orthogonal(matrices, shape, std, key, dtype)
+        kernel = draw_orthogonal(matrices, shape, std, key, dtype)
+        return partial(cut_region, kernel)
 
 
 CLASSES = (KaimingNormal, KaimingUniform, KaimingTruncatedNormal, KaimingOrthogonal)
@@ -261,7 +275,7 @@ for _class in CLASSES:
     _class.__module__ = "keras_he"  # where users, pickles and saved files find it
 
 
-def _key(seed: Any) -> Seed:
+def _key(seed: Any, layout: Any) -> Seed:
     """Returns the integer seed, or the next state of the generator, which moves on."""
     if not isinstance(seed, keras.random.SeedGenerator):
         return int(seed)
@@ -272,7 +286,9 @@ def _key(seed: Any) -> Seed:
             seed,
             "Or call the model once on a batch before `fit`: its kernels are made then.",
         )
-    return tuple(int(word) % 2**64 for word in keras.ops.convert_to_numpy(seed.next()))
+    with as_computed(layout):
+        words = keras.ops.convert_to_numpy(seed.next())
+    return tuple(int(word) % 2**64 for word in words)
 
 
 def _checked_seed(seed: Any) -> Any:

@@ -50,9 +50,9 @@ class Alias(NamedTuple):
                 )
         return self.initializer.from_config({**self.arguments, **config})
 
-    def __call__(self, shape: Sequence[int], dtype: Any = None) -> Any:
+    def __call__(self, shape: Sequence[int], dtype: Any = None, layout: Any = None) -> Any:
         """Returns a kernel, for `keras.initializers.deserialize("he_prelu")` returns the alias."""
-        return self.from_config({})(shape, dtype)
+        return self.from_config({})(shape, dtype, layout)
 
 
 def aliases() -> dict[str, Alias | type[Kaiming]]:

@@ -66,21 +66,50 @@ def draw(
     check_std(std, dtype)
     values = aligned_empty(shape, STORAGE[dtype])
     flat = values.reshape(-1)
-    starts = range(0, flat.size, _BLOCK)
-    threads = min(thread_count() if threads is None else threads, len(starts))
-    # Within these limits `std` goes into the law's float32 coefficients and costs nothing.
-    folded = dtype != "float64" and 2.0**-60 <= std <= 2.0**30
-    fill, factor = FILLS[law](std if folded else 1.0), 1.0 if folded else std
-    stream = np.random.SeedSequence(seed, spawn_key=(len(shape), *shape))
+    fill, factor = filler(law, std, dtype)
+    stream = _stream(seed, shape)
 
     def block(start: int) -> None:
         _fill_block(fill, stream, start, flat[start : start + _BLOCK], dtype, factor)
 
+    in_blocks(block, range(0, flat.size, _BLOCK), threads)
+    return values
+
+
+def filler(law: str, std: float, dtype: str) -> tuple[laws.Fill, float]:
+    """Returns what fills values from words, and the factor that they are to be stored with."""
+    # Within these limits `std` goes into the law's float32 coefficients and costs nothing.
+    folded = dtype != "float64" and 2.0**-60 <= std <= 2.0**30
+    return FILLS[law](std if folded else 1.0), 1.0 if folded else std
+
+
+def word_reader(seed: Seed, shape: Sequence[int]) -> Callable[[int, int], laws.Words]:
+    """Returns a function that reads words of an array's stream: the first, and how many."""
+    generator, position = np.random.PCG64DXSM(_stream(seed, shape)), 0
+
+    def read(first: int, count: int) -> laws.Words:
+        nonlocal position
+        start, stop = first // 2, (first + count + 1) // 2  # one 64-bit output holds two words
+        if start != position:
+            generator.advance(start - position)
+        position = stop
+        words = generator.random_raw(stop - start).astype("<u8", copy=False).view("<i4")
+        return words[first - 2 * start :][:count]
+
+    return read
+
+
+def in_blocks(block: Callable[[int], None], starts: range, threads: int | None) -> None:
+    """Calls `block` for all `starts`, in threads; if None, in `thread_count()` of them."""
+    threads = min(thread_count() if threads is None else threads, len(starts))
     if threads > 1 and _in_threads(block, starts, threads):
-        return values
+        return
     for start in starts:
         block(start)
-    return values
+
+
+def _stream(seed: Seed, shape: Sequence[int]) -> np.random.SeedSequence:
+    return np.random.SeedSequence(seed, spawn_key=(len(shape), *shape))
 
 
 def _in_threads(block: Callable[[int], None], starts: range, threads: int) -> bool:

@@ -5,17 +5,20 @@ the process, so alignment is checked here, and memory that lacks it is copied. W
 belongs to the backend: nobody writes to the array afterwards.
 """
 
+import inspect
 import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
 from keras_he.sampling import ALIGNMENT
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 # From here on a copy costs more than the calls that avoid it.
 _WORTH_SHARING = 2**16  # bytes
@@ -51,6 +54,17 @@ def is_tracing() -> bool:
         # Keras infers shapes on PyTorch's device without memory.
         return bool(torch.compiler.is_compiling() or keras.ops.zeros(()).is_meta)
     return False
+
+
+def untraced(function: Function) -> Function:
+    """Returns the function as `torch.compile`, which takes NumPy for PyTorch, may not trace it."""
+    if keras.backend.backend() != "torch":
+        return function
+    import torch
+
+    why: dict[str, Any] = {"reason": "build the layer before it is compiled: call it once"}
+    known = inspect.signature(torch.compiler.disable).parameters
+    return torch.compiler.disable(function, **(why if "reason" in known else {}))
 
 
 def is_symbolic(value: Any) -> bool:
@@ -177,14 +191,23 @@ def _tensorflow(array: NDArray[Any], dtype: str) -> Any:
     return tf.bitcast(tensor, tf.bfloat16) if dtype == "bfloat16" else tensor
 
 
-def _jax(array: NDArray[Any], dtype: str) -> Any:
+def to_jax_dtype(array: NDArray[Any], dtype: str) -> NDArray[Any]:
+    """Returns the array in the dtype that it has in JAX."""
     import jax
 
     if dtype == "bfloat16":
         array = array.view(jax.numpy.bfloat16)
     # Without `jax_enable_x64` JAX has no float64, and says so in a warning at every draw.
-    array = array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
-    return jax.device_put(array) if _shareable(array) else jax.numpy.array(array)
+    return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
+
+
+def _jax(array: NDArray[Any], dtype: str) -> Any:
+    import jax
+
+    array = to_jax_dtype(array, dtype)
+    # Also in traced code it is numbers: a variable that holds them outlives the trace.
+    with jax.ensure_compile_time_eval():
+        return jax.device_put(array) if _shareable(array) else jax.numpy.array(array)
 
 
 def _torch(array: NDArray[Any], dtype: str) -> Any:

@@ -1,0 +1,172 @@
+"""A part of an array, drawn without the rest: what one device of several holds.
+
+Elements are addressed as in `keras_he.sampling`, so a region has the values that it has in the
+whole array, and only its own elements are drawn. What lies together in it is a run, whose words
+are read at once; from one run to the next the generator jumps, or reads on through the words
+between, where these are so few that a jump would take longer.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_he.laws import Words
+from keras_he.sampling import (
+    STORAGE,
+    Seed,
+    aligned_empty,
+    check_std,
+    draw,
+    filler,
+    in_blocks,
+    store,
+    word_reader,
+)
+
+_BLOCK = 2**18  # elements that a thread takes at a time
+_CHUNK = 2**16  # elements that stay in a core's cache through one law's arithmetic
+_GAP = 2**10  # words that are read in the time of one jump
+_SPAN = 2**18  # words that are read at a time, with those between runs
+
+Region = tuple[slice, ...]
+Part = Callable[[Region], NDArray[Any]]  # returns a region of an array
+
+
+def draw_region(
+    law: str,
+    shape: Sequence[int],
+    region: Region,
+    std: float,
+    seed: Seed,
+    dtype: str,
+    threads: int | None = None,
+) -> NDArray[Any]:
+    """Returns `draw(law, shape, std, seed, dtype)[region]`, and draws nothing else.
+
+    Args:
+        law: As in `keras_he.sampling.draw`.
+        shape: Shape of the whole array.
+        region: A slice of step 1 for each axis.
+        std: As in `keras_he.sampling.draw`.
+        seed: As in `keras_he.sampling.draw`.
+        dtype: As in `keras_he.sampling.draw`.
+        threads: As in `keras_he.sampling.draw`.
+
+    Raises:
+        InvalidArgument: If values of this `std` do not fit into `dtype`.
+    """
+    if region == whole(shape):
+        return draw(law, shape, std, seed, dtype, threads)
+    check_std(std, dtype)
+    values = empty_region(shape, region, dtype)
+    flat = values.reshape(-1)
+    if not flat.size:
+        return values
+    fill, factor = filler(law, std, dtype)
+    runs = _runs(shape, region)
+
+    def block(first: int) -> None:
+        read = word_reader(seed, shape)
+        scratch = np.empty((3, min(_CHUNK, flat.size)), np.float32)
+        for start in range(first, min(first + _BLOCK, flat.size), _CHUNK):
+            out = flat[start : start + _CHUNK]
+            drawn = out if dtype == "float32" else scratch[2, : len(out)]
+            fill(_words(read, *runs.pieces(start, len(out))), drawn, scratch)
+            if drawn is not out or factor != 1.0:
+                store(drawn, out, dtype, factor)
+
+    in_blocks(block, range(0, flat.size, _BLOCK), threads)
+    return values
+
+
+def whole(shape: Sequence[int]) -> Region:
+    """Returns the region that is all of an array."""
+    return tuple(slice(0, size) for size in shape)
+
+
+def cut_region(array: NDArray[Any], region: Region) -> NDArray[Any]:
+    """Returns a region of an array that was drawn as a whole: itself, or a copy of a part."""
+    values = array[region]
+    if values.shape == array.shape:
+        return array
+    part = aligned_empty(values.shape, array.dtype.type)
+    part[...] = values
+    return part
+
+
+def empty_region(shape: Sequence[int], region: Region, dtype: str) -> NDArray[Any]:
+    """Returns an uninitialized array of a region's shape, for values of `dtype`."""
+    return aligned_empty([stop - start for start, stop in limits(shape, region)], STORAGE[dtype])
+
+
+def limits(shape: Sequence[int], region: Region) -> tuple[tuple[int, int], ...]:
+    """Returns the first index of a region along each axis, and the one after its last."""
+    bounds = [part.indices(size) for part, size in zip(region, shape, strict=True)]
+    return tuple((start, max(start, stop)) for start, stop, _ in bounds)
+
+
+class _Runs(NamedTuple):
+    """Where the runs of a region are: `length` elements at a time, `counts` times over axes."""
+
+    length: int
+    first: int
+    counts: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def pieces(self, first: int, count: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Returns where in the whole array `count` elements of the region are, from `first` on.
+
+        They are pieces of runs: the place of the first element of each, and its length.
+        """
+        begin, end = first // self.length, -(-(first + count) // self.length)
+        starts = np.full(end - begin, self.first)
+        places = np.unravel_index(np.arange(begin, end), self.counts)
+        for place, stride in zip(places, self.strides, strict=True):
+            starts += place * stride
+        lengths = np.full(end - begin, self.length)
+        lengths[-1] -= end * self.length - (first + count)
+        skipped = first - begin * self.length
+        starts[0] += skipped
+        lengths[0] -= skipped
+        return starts, lengths
+
+
+def _runs(shape: Sequence[int], region: Region) -> _Runs:
+    """Returns the runs of a region that is not empty."""
+    bounds = limits(shape, region)
+    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    cut = [axis for axis, bound in enumerate(bounds) if bound != (0, shape[axis])]
+    # The last axis that is cut, and all that is behind it, are one run.
+    outer = cut[-1] if cut else 0
+    return _Runs(
+        length=math.prod(stop - start for start, stop in bounds[outer:]),
+        first=sum(start * stride for (start, _), stride in zip(bounds, strides, strict=True)),
+        counts=(1, *(stop - start for start, stop in bounds[:outer])),
+        strides=(0, *strides[:outer]),
+    )
+
+
+def _words(read: Callable[[int, int], Words], starts: NDArray[Any], lengths: NDArray[Any]) -> Words:
+    """Returns the words of pieces, one after the other."""
+    if len(starts) == 1:
+        return read(int(starts[0]), int(lengths[0]))
+    ends = np.cumsum(lengths)
+    begins = ends - lengths
+    words = np.empty(ends[-1], np.int32)
+    jumps = np.diff(starts) - lengths[:-1] > _GAP
+    full = np.diff((starts - starts[0]) // _SPAN) > 0
+    cuts = [0, *(np.flatnonzero(jumps | full) + 1).tolist(), len(starts)]
+    for low, high in pairwise(cuts):
+        start, last = int(starts[low]), high - 1
+        span = read(start, int(starts[last] + lengths[last]) - start)
+        out = words[begins[low] : ends[last]]
+        if high - low == 1:
+            out[...] = span
+        else:
+            places = np.repeat((starts - begins)[low:high] - start, lengths[low:high])
+            np.take(span, places + np.arange(begins[low], ends[last]), out=out)
+    return words

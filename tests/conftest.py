@@ -12,7 +12,8 @@ import pytest
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Lets pass what Keras itself warns of."""
+    """Lets pass what Keras itself warns of, and makes reports as wide as where no terminal is."""
+    os.environ.pop("COLUMNS", None)
     config.addinivalue_line(
         "filterwarnings",
         # Keras' variables and PyTorch's tensors have no such keyword, and NumPy 2 wants one.

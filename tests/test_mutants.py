@@ -30,6 +30,7 @@ from keras_he import (
     observe,
     orthogonal,
     plan,
+    regions,
     registry,
     sampling,
     variance,
@@ -105,7 +106,7 @@ def seed_ignored(patch):
     right = sampling.draw
     wrong = lambda law, shape, std, seed, *rest: right(law, shape, std, 0, *rest)  # noqa: E731
     patch.setattr(test_sampling, "draw", wrong)
-    patch.setattr(initializers, "draw", wrong)
+    patch.setattr(regions, "draw", wrong)
     yield lambda: test_sampling.test_seeds_and_blocks_are_uncorrelated("normal")
     yield lambda: test_initializers.test_calls_with_one_seed_are_equal_and_with_a_generator_not(
         "normal"

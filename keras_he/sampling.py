@@ -9,8 +9,10 @@ produces is a *Numbers* entry in the change log.
 
 import math
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -36,8 +38,9 @@ LARGEST = {"float16": 65504.0, "bfloat16": 3.3e38, "float32": 3.4e38, "float64":
 THREADS_VARIABLE = "KERAS_HE_NUM_THREADS"
 ALIGNMENT = 64  # bytes; what TensorFlow and JAX ask of memory that they take over
 
-_BLOCK = 2**18  # elements that a thread takes at a time
-_CHUNK = 2**16  # elements that stay in a core's cache through one law's arithmetic
+# Elements whose arithmetic stays in a core's cache. With fewer, threads wait more for each other.
+_CHUNK = 2**17
+_BLOCK = 2**20  # elements that a thread takes at a time, at most
 FURTHEST = 6.4  # no law's value exceeds this many standard deviations
 
 Seed = int | tuple[int, ...]
@@ -66,33 +69,66 @@ def draw(
     check_std(std, dtype)
     values = aligned_empty(shape, STORAGE[dtype])
     flat = values.reshape(-1)
-    starts = range(0, flat.size, _BLOCK)
-    threads = min(thread_count() if threads is None else threads, len(starts))
-    # Within these limits `std` goes into the law's float32 coefficients and costs nothing.
-    folded = dtype != "float64" and 2.0**-60 <= std <= 2.0**30
-    fill, factor = FILLS[law](std if folded else 1.0), 1.0 if folded else std
-    stream = np.random.SeedSequence(seed, spawn_key=(len(shape), *shape))
+    fill, factor = filler(law, std, dtype)
+    threads = thread_count() if threads is None else threads
+    # Blocks of whole chunks, four for each thread where there are as many.
+    size = min(_BLOCK, max(1, flat.size // (4 * threads * _CHUNK)) * _CHUNK)
 
-    def block(start: int) -> None:
-        _fill_block(fill, stream, start, flat[start : start + _BLOCK], dtype, factor)
+    def block(first: int) -> None:
+        out = flat[first : first + size]
+        _fill_block(fill, word_reader(seed, shape), first, out, dtype, factor)
 
-    if threads > 1 and _in_threads(block, starts, threads):
-        return values
-    for start in starts:
-        block(start)
+    in_blocks(block, range(0, flat.size, size), threads)
     return values
 
 
-def _in_threads(block: Callable[[int], None], starts: range, threads: int) -> bool:
-    """Runs all blocks in threads; returns False where none can start, as when Python shuts down."""
-    with ThreadPoolExecutor(threads, thread_name_prefix="keras_he") as pool:
-        try:
-            tasks = [pool.submit(block, start) for start in starts]
-        except RuntimeError:
-            return False
+def filler(law: str, std: float, dtype: str) -> tuple[laws.Fill, float]:
+    """Returns what fills values from words, and the factor that they are to be stored with."""
+    # Within these limits `std` goes into the law's float32 coefficients and costs nothing.
+    folded = dtype != "float64" and 2.0**-60 <= std <= 2.0**30
+    return FILLS[law](std if folded else 1.0), 1.0 if folded else std
+
+
+def word_reader(seed: Seed, shape: Sequence[int]) -> Callable[[int, int], laws.Words]:
+    """Returns a function that reads words of an array's stream: the first, and how many."""
+    stream = np.random.SeedSequence(seed, spawn_key=(len(shape), *shape))
+    generator, position = np.random.PCG64DXSM(stream), 0
+
+    def read(first: int, count: int) -> laws.Words:
+        nonlocal position
+        start, stop = first // 2, (first + count + 1) // 2  # one 64-bit output holds two words
+        if start != position:
+            generator.advance(start - position)
+        position = stop
+        words = generator.random_raw(stop - start).astype("<u8", copy=False).view("<i4")
+        return words[first - 2 * start :][:count]
+
+    return read
+
+
+def in_blocks(block: Callable[[int], None], starts: range, threads: int | None) -> None:
+    """Calls `block` for all `starts`, in this thread and others; None is `thread_count()`."""
+    helpers = min(thread_count() if threads is None else threads, len(starts)) - 1
+    pending = deque(starts)
+
+    def work() -> None:
+        while pending:
+            try:
+                start = pending.popleft()
+            except IndexError:  # another thread took the last one
+                return
+            block(start)
+
+    if helpers <= 0:
+        work()
+        return
+    with ThreadPoolExecutor(helpers, thread_name_prefix="keras_he") as pool:
+        tasks = []
+        with suppress(RuntimeError):  # no thread can start while Python shuts down
+            tasks = [pool.submit(work) for _ in range(helpers)]
+        work()
         for task in tasks:
             task.result()
-    return True
 
 
 def thread_count() -> int:
@@ -142,21 +178,27 @@ def store(values: NDArray[np.float32], out: NDArray[Any], dtype: str, factor: fl
 
 def _fill_block(
     fill: laws.Fill,
-    stream: np.random.SeedSequence,
+    read: Callable[[int, int], laws.Words],
     first: int,
     out: NDArray[Any],
     dtype: str,
     factor: float,
 ) -> None:
-    """Fills `out` with the elements from `first` on, an even number."""
-    generator = np.random.PCG64DXSM(stream)
-    generator.advance(first // 2)  # one 64-bit output holds two words
+    """Fills `out` with the elements of a stream from `first` on."""
     scratch = np.empty((3, min(_CHUNK, len(out))), np.float32)
+    places, tail = [], []
     for start in range(0, len(out), _CHUNK):
         target = out[start : start + _CHUNK]
-        raw = generator.random_raw((len(target) + 1) // 2)
-        words = raw.astype("<u8", copy=False).view("<i4")[: len(target)]
+        words = read(first + start, len(target))
         values = target if dtype == "float32" else scratch[2, : len(target)]
-        fill(words, values, scratch)
+        outer = fill.centre(words, values, scratch)
         if values is not target or factor != 1.0:
             store(values, target, dtype, factor)
+        if outer is not None:
+            tail.append(words[outer])
+            places.append(np.add(outer, start, out=outer))
+    if places:
+        values = fill.tail(np.concatenate(tail))
+        stored = np.empty(len(values), out.dtype)
+        store(values, stored, dtype, factor)
+        out[np.concatenate(places)] = stored

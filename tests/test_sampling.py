@@ -249,6 +249,13 @@ def test_seeds_and_blocks_are_uncorrelated(law):
     assert_uncorrelated(x[0, :-1], x[0, 1:], law)
 
 
+@pytest.mark.parametrize("shape", [(64, 64), (), (2**32 - 1, 0), (2**32, 0)], ids=str)
+@pytest.mark.parametrize("seed", [0, 2**32 - 1, 2**32, 2**127 + 3, 2**128 - 1, 2**128, (5, 2**40)])
+def test_a_stream_is_keyed_by_seed_and_shape(seed, shape):
+    key = np.random.SeedSequence(seed, spawn_key=(len(shape), *shape))
+    assert np.array_equal(sampling._stream(seed, shape).generate_state(8), key.generate_state(8))
+
+
 def test_a_generator_state_and_a_large_seed_are_keys_of_their_own():
     draws = [draw("normal", (8, 8), 1.0, s, "float32") for s in (5, (5, 1), 2**64 + 5, (6, 0))]
     assert len({x.tobytes() for x in draws}) == 4

@@ -139,12 +139,17 @@ def in_blocks(block: Callable[[int], None], starts: range, threads: int | None) 
     if helpers <= 0:
         work()
         return
-    with ThreadPoolExecutor(helpers, thread_name_prefix="keras_he") as pool:
-        tasks = []
+    pool = ThreadPoolExecutor(helpers, thread_name_prefix="keras_he")
+    tasks = []
+    try:
         with suppress(RuntimeError):  # no thread can start while Python shuts down
             tasks = [pool.submit(work) for _ in range(helpers)]
         work()
-        for task in tasks:
+    finally:
+        pending.clear()
+        pool.shutdown(wait=False)
+    for task in tasks:
+        if not task.cancel():  # one that has not begun yet has nothing left to do
             task.result()
 
 

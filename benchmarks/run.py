@@ -4,7 +4,7 @@
     python benchmarks/run.py                        # all parts, twenty minutes
     python benchmarks/run.py --quick                # three minutes: fewer sizes, TensorFlow only
     python benchmarks/run.py draws calls            # some parts
-    python benchmarks/run.py --backends tensorflow --json speed.json --plot speed.png
+    python benchmarks/run.py --markdown docs/performance.md --json speed.json --plot speed.png
 
 Each part runs in a process of its own on each backend, with what it is compared with in the same
 rounds. Medians; nothing else should run on the machine, and the table of threads shows if it did.
@@ -38,6 +38,7 @@ PARTS = {
     "startup": ("startup", "rows", ("tensorflow",)),
 }
 MARK = "measured: "
+BEGIN, END = "<!-- measured -->", "<!-- end of what was measured -->"
 
 
 def measure(part: str, quick: bool) -> list[dict[str, Any]]:
@@ -58,6 +59,14 @@ def in_process(part: str, backend: str, quick: bool) -> list[dict[str, Any]]:
     raise SystemExit(f"{part} on {backend} failed; see above")
 
 
+def inserted(path: Path, text: str) -> str:
+    """Returns a document with its measured part replaced, or the text alone if it has none."""
+    head, start, rest = (path.read_text() if path.exists() else "").partition(BEGIN)
+    if not start:
+        return text
+    return f"{head}{BEGIN}\n\n{text}\n{END}{rest.partition(END)[2]}"
+
+
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
     """Returns the arguments of the command line."""
     parser = argparse.ArgumentParser(
@@ -67,7 +76,9 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="three minutes instead of twenty")
     parser.add_argument("--backends", nargs="+", choices=ALL, help="instead of all there are")
     parser.add_argument("--json", type=Path, help="write every time that was taken")
-    parser.add_argument("--markdown", type=Path, help="write the tables")
+    parser.add_argument(
+        "--markdown", type=Path, help="write the tables, into their place in a document"
+    )
     parser.add_argument("--plot", type=Path, help="write the picture, a PNG")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     found = parser.parse_args(given)
@@ -97,7 +108,7 @@ def main() -> None:
     if chosen.json:
         chosen.json.write_text(json.dumps({"machine": timing.machine(), "rows": rows}))
     if chosen.markdown:
-        chosen.markdown.write_text(f"{there}.\n\n{text}")
+        chosen.markdown.write_text(inserted(chosen.markdown, f"{there}.\n\n{text}"))
     if chosen.plot:
         tables.plot(rows, str(chosen.plot), there)
 

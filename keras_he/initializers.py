@@ -18,7 +18,7 @@ from keras_he.keras_activations import read_activation
 from keras_he.orthogonal import draw_orthogonal, largest_element
 from keras_he.quadrature import Moments
 from keras_he.sampling import FURTHEST, STORAGE, Seed, aligned_empty, check_std, draw
-from keras_he.tensors import is_tracing, to_tensor
+from keras_he.tensors import empty, is_tracing, to_tensor
 from keras_he.variance import checked_mode, standard_deviation
 
 _LONGEST_LIST = 64  # NumPy arrays have no more axes
@@ -133,7 +133,7 @@ class Kaiming(keras.initializers.VarianceScaling):
         return FURTHEST
 
     def _draw(self, shape: tuple[int, ...], std: float, key: Seed, dtype: str) -> Any:
-        return draw(self.law, shape, std, key, dtype)
+        return draw(self.law, shape, std, key, dtype, memory=empty)
 
     def get_config(self) -> dict[str, Any]:
         """Returns what is not the default, as plain JSON; `from_config` is its inverse."""

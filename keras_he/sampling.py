@@ -45,12 +45,19 @@ _BLOCK = 2**20  # elements that a thread takes at a time, at most
 FURTHEST = 6.4  # no law's value exceeds this many standard deviations
 
 Seed = int | tuple[int, ...]
+Memory = Callable[[Sequence[int], type[np.generic]], NDArray[Any]]
 
 _UINT32 = {number: np.array(number, np.uint32) for number in (1, 16, 0x7FFF)}
 
 
 def draw(
-    law: str, shape: Sequence[int], std: float, seed: Seed, dtype: str, threads: int | None = None
+    law: str,
+    shape: Sequence[int],
+    std: float,
+    seed: Seed,
+    dtype: str,
+    threads: int | None = None,
+    memory: Memory | None = None,
 ) -> NDArray[Any]:
     """Returns an array of independent values of mean 0 and standard deviation `std`.
 
@@ -62,6 +69,8 @@ def draw(
         dtype: `"float16"`, `"bfloat16"` (returned as its bits, uint16), `"float32"` or
             `"float64"`, which holds the standard float32 draw times the float64 `std`.
         threads: Number of threads; if None, `thread_count()`. It never changes a value.
+        memory: Returns the array to fill, from its shape and NumPy dtype; if None,
+            `aligned_empty`.
 
     Returns:
         A C-contiguous array whose memory is aligned to `ALIGNMENT` bytes.
@@ -70,7 +79,7 @@ def draw(
         InvalidArgument: If values of this `std` do not fit into `dtype`.
     """
     check_std(std, dtype)
-    values = aligned_empty(shape, STORAGE[dtype])
+    values = (memory or aligned_empty)(shape, STORAGE[dtype])
     flat = values.reshape(-1)
     fill, factor = filler(law, std, dtype)
     threads = thread_count() if threads is None else threads

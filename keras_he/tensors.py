@@ -3,11 +3,14 @@
 TensorFlow and JAX take over memory that is aligned to 64 bytes; with less, TensorFlow 2.21 aborts
 the process, so alignment is checked here, and memory that lacks it is copied. What was handed over
 belongs to the backend: nobody writes to the array afterwards.
+
+TensorFlow keeps the memory of tensors that are gone, so that the system need not clear it again:
+large arrays are drawn into a tensor of TensorFlow's that holds nothing yet.
 """
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -15,7 +18,35 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_he.sampling import ALIGNMENT
+from keras_he.sampling import ALIGNMENT, aligned_empty
+
+_WORTH_LENDING = 2**22  # bytes, from which on cleared pages cost more than TensorFlow's calls
+
+
+def empty(shape: Sequence[int], dtype: type[np.generic]) -> NDArray[Any]:
+    """Returns an uninitialized aligned array, in TensorFlow's memory where that is faster."""
+    if (
+        keras.backend.backend() != "tensorflow"
+        or math.prod(shape) * np.dtype(dtype).itemsize < _WORTH_LENDING
+        or is_tracing()
+    ):
+        return aligned_empty(shape, dtype)
+    import tensorflow as tf
+
+    with tf.device(None), tf.device("CPU:0"):  # of this process, whatever the strategy
+        return np.asarray(_Lent(tf.raw_ops.Empty(shape=shape, dtype=dtype, init=False)))
+
+
+class _Lent:
+    """The memory of a TensorFlow tensor that nobody has seen yet, for NumPy to fill."""
+
+    def __init__(self, tensor: Any) -> None:
+        self.tensor = tensor
+        memory = np.asarray(memoryview(tensor))  # for reading, as all that see a tensor have it
+        self.__array_interface__ = {
+            **memory.__array_interface__,
+            "data": (memory.ctypes.data, False),
+        }
 
 
 def to_tensor(array: NDArray[Any], dtype: str) -> Any:
@@ -167,7 +198,9 @@ def _aligned(array: NDArray[Any]) -> bool:
 def _tensorflow(array: NDArray[Any], dtype: str) -> Any:
     import tensorflow as tf
 
-    if _aligned(array):
+    if isinstance(array.base, _Lent):
+        tensor = array.base.tensor
+    elif _aligned(array):
         tensor = tf.experimental.dlpack.from_dlpack(array.__dlpack__())
     else:
         tensor = tf.constant(array)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from keras_he.sampling import ALIGNMENT, aligned_empty
 
 _WORTH_LENDING = 2**22  # bytes, from which on cleared pages cost more than TensorFlow's calls
+_WORTH_SHARING = 2**16  # bytes, from which on a graph of TensorFlow should hold no copy
 
 
 def empty(shape: Sequence[int], dtype: type[np.generic]) -> NDArray[Any]:
@@ -200,7 +201,7 @@ def _tensorflow(array: NDArray[Any], dtype: str) -> Any:
 
     if isinstance(array.base, _Lent):
         tensor = array.base.tensor
-    elif _aligned(array):
+    elif _aligned(array) and (array.nbytes >= _WORTH_SHARING or tf.executing_eagerly()):
         tensor = tf.experimental.dlpack.from_dlpack(array.__dlpack__())
     else:
         tensor = tf.constant(array)

@@ -25,11 +25,11 @@ COMPARED = ("100 dense, relu", "30 conv, PReLU per channel", "MobileNetV2")
 
 
 def chain(depth: int, width: int = 64) -> keras.Model:
-    """Returns many layers of small kernels."""
-    dense = keras.layers.Dense
-    return keras.Sequential(
-        [keras.Input((width,)), *(dense(width, activation="relu") for _ in range(depth))]
-    )
+    """Returns many layers of small kernels; not a Sequential, which is rebuilt for each of them."""
+    x = inputs = keras.Input((width,))
+    for _ in range(depth):
+        x = keras.layers.Dense(width, activation="relu")(x)
+    return keras.Model(inputs, x)
 
 
 def renamed(config: Any, kernel: str, depthwise: str) -> Any:
@@ -82,7 +82,7 @@ def building(quick: bool) -> list[dict[str, Any]]:
             configs["zeros"] = renamed(config, "zeros", "zeros")
         del model
         cases = {what: partial(built, kind, c) for what, c in configs.items()}
-        for what, times in interleaved(cases, 3 if quick else 7, 45.0, after=forgotten).items():
+        for what, times in interleaved(cases, 3 if quick else 7, 45.0, before=forgotten).items():
             rows.append(row("build", BACKEND, what, times, network=name))
     return rows
 
@@ -99,7 +99,7 @@ def loading(quick: bool) -> list[dict[str, Any]]:
             keras.Sequential([keras.Input((width,)), *dense]).save(path)
             cases[string] = partial(keras.saving.load_model, path)
             cases[f"{string}, skip_init"] = partial(skipped, path)
-        for what, times in interleaved(cases, 3 if quick else 5, 90.0, after=forgotten).items():
+        for what, times in interleaved(cases, 3 if quick else 5, 90.0, before=forgotten).items():
             rows.append(row("load", BACKEND, what, times, parameters=2 * width * (width + 1)))
     return rows
 

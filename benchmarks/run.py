@@ -56,7 +56,8 @@ def in_process(part: str, backend: str, quick: bool) -> list[dict[str, Any]]:
     for line in done.stdout.splitlines():
         if line.startswith(MARK):
             return list(json.loads(line[len(MARK) :]))
-    raise SystemExit(f"{part} on {backend} failed; see above")
+    print(f"{part} on {backend} failed, see above; it is left out", file=sys.stderr)
+    return []
 
 
 def inserted(path: Path, text: str) -> str:

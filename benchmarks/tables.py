@@ -1,6 +1,7 @@
 """The tables and the plot of `benchmarks/run.py`, made from its measurements alone."""
 
-from collections.abc import Callable, Iterable
+import textwrap
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from timing import median
@@ -281,7 +282,7 @@ def startup(rows: Rows) -> Iterable[Table]:
 
 
 def plot(rows: Rows, path: str, note: str) -> None:
-    """Writes a picture: draws by size on each backend, and below, what threads and layers give."""
+    """Writes a picture: the speed of draws by size, on each backend."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -308,7 +309,7 @@ def plot(rows: Rows, path: str, note: str) -> None:
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7, loc="lower right")
     axes[0][0].set_ylabel("values a second")
-    figure.suptitle(note, fontsize=9)
+    figure.suptitle(textwrap.fill(note, 32 * len(axes[0]) + 48), fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
@@ -317,7 +318,7 @@ def _style(what: str) -> dict[str, Any]:
     color = "tab:blue"
     if "niform" in what:
         color = "tab:orange"
-    if "runc" in what or what == "keras HeNormal" or what == "jax he_normal":
+    if "Truncated" in what or what in ("keras HeNormal", "jax he_normal", "torch trunc_normal_"):
         color = "tab:green"
     if what == "memory fill":
         return {"color": "black", "linestyle": ":"}
@@ -325,6 +326,3 @@ def _style(what: str) -> dict[str, Any]:
         return {"color": color, "marker": "o", "linewidth": 2}
     line = "--" if what.startswith("keras") else "-."
     return {"color": color, "linestyle": line, "marker": "x", "linewidth": 1}
-
-
-Renderer = Callable[[Rows], Iterable[Table]]

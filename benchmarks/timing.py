@@ -27,7 +27,7 @@ def interleaved(
     rounds: int,
     seconds: float = float("inf"),
     warm: int = 1,
-    after: Callable[[], object] = lambda: None,
+    before: Callable[[], object] = lambda: None,
 ) -> dict[str, list[float]]:
     """Returns the seconds of each call of each case, taken in turns.
 
@@ -36,7 +36,7 @@ def interleaved(
         rounds: Calls of each case.
         seconds: After this long no new round begins, if there were three.
         warm: Rounds before, which do not count.
-        after: Called after each call, out of its time.
+        before: Called before each call, out of its time.
     """
     times: dict[str, list[float]] = {name: [] for name in cases}
     shuffle = random.Random(0).sample
@@ -45,11 +45,11 @@ def interleaved(
         if number >= 3 and time.perf_counter() - began > seconds:
             break
         for name in shuffle(list(cases), len(cases)):
+            before()
             start = time.perf_counter()
             result = cases[name]()
             took = time.perf_counter() - start
             del result
-            after()
             if number >= 0:
                 times[name].append(took)
     return times

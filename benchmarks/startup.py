@@ -11,6 +11,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
+
+from timing import row
 
 IMPORT = """
 import time
@@ -28,6 +31,12 @@ def import_times(count: int = 7) -> list[float]:
         float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         for _ in range(count)
     ]
+
+
+def rows(quick: bool) -> list[dict[str, Any]]:
+    """Returns the measurements of the import, for `benchmarks/run.py`."""
+    seconds = [1e-3 * taken for taken in import_times(3 if quick else 7)]
+    return [row("startup", "any", "import keras_he, after keras", seconds)]
 
 
 def call_times(function: Callable[[], object], count: int = 15) -> list[float]:

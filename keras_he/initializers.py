@@ -21,7 +21,7 @@ from keras_he.quadrature import Moments
 from keras_he.regions import Part, cut_region, draw_region, empty_region, whole
 from keras_he.sampling import FURTHEST, STORAGE, Seed, check_std
 from keras_he.sharding import as_computed, to_sharded
-from keras_he.tensors import is_tracing, to_tensor, untraced
+from keras_he.tensors import empty, is_tracing, to_tensor, untraced
 from keras_he.variance import checked_mode, standard_deviation
 
 _LONGEST_LIST = 64  # NumPy arrays have no more axes
@@ -145,7 +145,7 @@ class Kaiming(keras.initializers.VarianceScaling):
 
     def _draw(self, shape: tuple[int, ...], std: float, key: Seed, dtype: str) -> Part:
         """Returns the function that returns any region of the kernel."""
-        return lambda region: draw_region(self.law, shape, region, std, key, dtype)
+        return lambda region: draw_region(self.law, shape, region, std, key, dtype, memory=empty)
 
     def get_config(self) -> dict[str, Any]:
         """Returns what is not the default, as plain JSON; `from_config` is its inverse."""

@@ -7,32 +7,70 @@ rounds the same way on every processor; NumPy's `log`, `sin` and `exp` are not, 
 With `t = sqrt(1 - u²)`, the normal quantile is `u` times a smooth function of `t` as long as `t` is
 not near 0; `tools/fit_inverse_normal.py` fits that function, and the tail that is left over.
 All arithmetic keeps the unit of the word: it works on `U = S·u` and `T = S·t` with `S = 2³¹`.
+
+A call of NumPy holds the interpreter's lock for half a microsecond before it computes, and threads
+wait for one another there. Constants that are arrays already, and outputs by position, halve that.
 """
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy import absolute, add, copysign, divide, frexp, multiply, sqrt, subtract
 from numpy.typing import NDArray
 
 Words = NDArray[np.int32]
 Values = NDArray[np.float32]
-# Fills `values` from as many `words`; `scratch` has room for two arrays of their length.
-Fill = Callable[[Words, Values, NDArray[np.float32]], None]
+Constants = list[NDArray[Any]]
+
+
+class Fill(NamedTuple):
+    """A law of a standard deviation, as what makes values of words.
+
+    `centre` fills values from as many words, with room for two arrays of their length; it returns
+    the indices of those that it leaves to `tail`, or None. `tail` takes fifty steps for the values
+    of few words, so it is worth collecting them first.
+    """
+
+    centre: Callable[[Words, Values, NDArray[np.float32]], NDArray[np.intp] | None]
+    tail: Callable[[Words], Values] = lambda words: np.empty(0, np.float32)
+
+    def __call__(self, words: Words, values: Values, scratch: NDArray[np.float32]) -> None:
+        """Fills values from as many words, with room for two arrays of their length."""
+        outer = self.centre(words, values, scratch)
+        if outer is not None:
+            values[outer] = self.tail(words[outer])
+
 
 _WORD = 2.0**31
 
+# Coefficients from the highest power to the lowest; all Q are monic.
 # |u| up to 0.98 for the normal law; largest error 2.0e-6 of a standard deviation.
 _CENTRE = 0.98
-_NORMAL_P = (0.41255343180974624, 4.1514666457825085, 2.8132453709496157)
-_NORMAL_Q = (0.10361759034857526, 1.6803883421725092, 3.102266467978354, 1.0)
-# In sqrt(-2 log p), for tail probabilities p from 2^-33 to 0.0105; largest error 4.3e-8.
-_TAIL_P = (-7.469847039750286, -0.7651300287384409, 4.874173762711473, 1.0010150698955096)
-_TAIL_Q = (2.9270610971192195, 4.935533126505471, 1.0)
+_NORMAL_P = (2.8132453709496157, 4.1514666457825085, 0.41255343180974624)
+_NORMAL_Q = (3.102266467978354, 1.6803883421725092, 0.10361759034857526)
 # |u| up to erf(sqrt(2)); largest error 4.4e-6 of the parent's standard deviation.
-_TRUNCATED_P = (0.46403331018235444, 2.2306821322435817, 0.09910447240158511)
-_TRUNCATED_Q = (0.12494078930895171, 1.1041491558000156, 1.0)
+_TRUNCATED_P = (0.09910447240158511, 2.2306821322435817, 0.46403331018235444)
+_TRUNCATED_Q = (1.1041491558000156, 0.12494078930895171)
+
+
+def _constants(values: Iterable[float], dtype: type[np.floating] = np.float64) -> Constants:
+    """Returns numbers as arrays without axes, which ufuncs take as they are."""
+    return [np.array(value, dtype) for value in values]
+
+
+# In sqrt(-2 log p), for tail probabilities p from 2^-33 to 0.0105; largest error 4.3e-8.
+_TAIL_P = _constants(
+    (1.0010150698955096, 4.874173762711473, -0.7651300287384409, -7.469847039750286)
+)
+_TAIL_Q = _constants((4.935533126505471, 2.9270610971192195))
+# -2 log(x / 2^32) of x = m · 2^e: f times a series in f² with f = (m - c) / (m + c), and a summand
+# for each e.
+_LOG_CENTRE = np.array(math.sqrt(0.5))
+_LOG = _constants(-4.0 * c for c in (1 / 7, 1 / 5, 1 / 3, 1.0))
+_LOG_POWERS = -2.0 * (math.log(2.0) * (np.arange(32.0) - 32) - 0.5 * math.log(2.0))
+_HALF, _LIMIT = _constants((0.5, _WORD))
 
 # The share of a normal law within two standard deviations, less the share in which rounding could
 # step over the cut, and the standard deviation that remains within it (as Keras takes it).
@@ -41,40 +79,39 @@ _TRUNCATED_STD = 0.87962566103423978
 
 
 def normal(std: float) -> Fill:
-    """Returns the filler for `N(0, std²)`; its largest values are ±6.3 `std`."""
+    """Returns what fills values from `N(0, std²)`; the largest are ±6.3 `std`."""
     ratio = _ratio(_NORMAL_P, _NORMAL_Q, std, _WORD)
-    cut = np.float32(_WORD * math.sqrt(1 - _CENTRE**2))
+    cut = np.array(_WORD * math.sqrt(1 - _CENTRE**2), np.float32)
 
-    def fill(words: Words, values: Values, scratch: NDArray[np.float32]) -> None:
+    def centre(words: Words, values: Values, scratch: NDArray[np.float32]) -> Any:
         t = ratio(words, values, scratch)
-        outer = np.flatnonzero(t < cut)
-        values[outer] = std * _tail(words[outer])
+        return (t < cut).nonzero()[0]
 
-    return fill
+    return Fill(centre, lambda words: (std * _tail(words)).astype(np.float32))
 
 
 def truncated_normal(std: float) -> Fill:
-    """Returns the filler for a normal law cut at two of its standard deviations.
+    """Returns what fills values from a normal law cut at two of its standard deviations.
 
     `std` is the standard deviation of what is drawn; values lie within `±2 * std / 0.87962566`.
     """
     ratio = _ratio(_TRUNCATED_P, _TRUNCATED_Q, std / _TRUNCATED_STD, _WORD / _TRUNCATED_SHARE)
 
-    def fill(words: Words, values: Values, scratch: NDArray[np.float32]) -> None:
+    def centre(words: Words, values: Values, scratch: NDArray[np.float32]) -> None:
         ratio(words, values, scratch)
 
-    return fill
+    return Fill(centre)
 
 
 def uniform(std: float) -> Fill:
-    """Returns the filler for the uniform law on `±sqrt(3) * std`, both limits included."""
-    scale = np.float32(math.sqrt(3.0) * std / _WORD)
+    """Returns what fills values from the uniform law on `±sqrt(3) * std`, both limits included."""
+    scale = np.array(math.sqrt(3.0) * std / _WORD, np.float32)
 
-    def fill(words: Words, values: Values, scratch: NDArray[np.float32]) -> None:
+    def centre(words: Words, values: Values, scratch: NDArray[np.float32]) -> None:
         values[...] = words
-        np.multiply(values, scale, out=values)
+        multiply(values, scale, values)
 
-    return fill
+    return Fill(centre)
 
 
 def _ratio(
@@ -85,54 +122,63 @@ def _ratio(
     The unit and the standard deviation are folded into the coefficients, and `u * P` is formed
     before the division, so that neither a small nor a large `std` leaves float32's normal range.
     """
-    degree = len(q) - 1
-    p32 = [np.float32(std * c * unit ** (degree - 1 - i)) for i, c in enumerate(p)]
-    q32 = [np.float32(c * unit ** (degree - i)) for i, c in enumerate(q)]
-    square = np.float32(unit * unit)
+    degree = len(q)
+    p32 = _constants((std * c * unit**i for i, c in enumerate(p, degree - len(p))), np.float32)
+    q32 = _constants((c * unit**i for i, c in enumerate(q, 1)), np.float32)
+    square = np.array(unit * unit, np.float32)
 
     def fill(words: Words, values: Values, scratch: NDArray[np.float32]) -> Values:
-        t, work = scratch[0, : len(values)], scratch[1, : len(values)]
+        t: Values
+        t, work = scratch[:2, : len(values)]
         values[...] = words
-        np.multiply(values, values, out=t)
-        np.subtract(square, t, out=t)
-        np.sqrt(t, out=t)
-        _polynomial(p32, t, out=work)
-        np.multiply(values, work, out=values)
-        _polynomial(q32, t, out=work)
-        np.divide(values, work, out=values)
+        multiply(values, values, t)
+        subtract(square, t, t)
+        sqrt(t, t)
+        _polynomial(p32, t, work)
+        multiply(values, work, values)
+        _monic(q32, t, work)
+        divide(values, work, values)
         return t
 
     return fill
 
 
-def _polynomial(coefficients: list[np.float32], x: Values, out: Values) -> None:
-    """Sets `out` to the polynomial of degree two or more, coefficients from lowest to highest."""
-    *lower, next_highest, highest = coefficients
-    if highest == 1.0:
-        np.add(x, next_highest, out=out)
-    else:
-        np.multiply(x, highest, out=out)
-        np.add(out, next_highest, out=out)
-    for coefficient in reversed(lower):
-        np.multiply(out, x, out=out)
-        np.add(out, coefficient, out=out)
+def _polynomial(coefficients: Constants, x: NDArray[Any], out: NDArray[Any]) -> None:
+    """Sets `out` to a polynomial of degree one or more."""
+    highest, following, *rest = coefficients
+    multiply(x, highest, out)
+    add(out, following, out)
+    _horner(rest, x, out)
+
+
+def _monic(coefficients: Constants, x: NDArray[Any], out: NDArray[Any]) -> None:
+    """Sets `out` to a polynomial whose highest coefficient, 1, is left out."""
+    following, *rest = coefficients
+    add(x, following, out)
+    _horner(rest, x, out)
+
+
+def _horner(coefficients: Constants, x: NDArray[Any], out: NDArray[Any]) -> None:
+    for coefficient in coefficients:
+        multiply(out, x, out)
+        add(out, coefficient, out)
 
 
 def _tail(words: Words) -> Any:
-    """Returns the standard normal quantiles of words whose |u| is at least 0.979, in float64."""
-    sign = words >> 31  # 0 or -1
-    probability = (2147483647.5 - (words ^ sign)) * 2.0**-32
-    r = np.sqrt(-2.0 * _log(probability))
-    p = ((_TAIL_P[3] * r + _TAIL_P[2]) * r + _TAIL_P[1]) * r + _TAIL_P[0]
-    q = (r + _TAIL_Q[1]) * r + _TAIL_Q[0]
-    return p / q * (2 * sign + 1)
-
-
-def _log(x: NDArray[Any]) -> Any:
-    """Returns the natural logarithm, to 4e-8, from operations that are exact on every processor."""
-    mantissa, exponent = np.frexp(x)
-    centre = math.sqrt(0.5)
-    f = (mantissa - centre) / (mantissa + centre)
-    f2 = f * f
-    series = 2.0 * f * (1.0 + f2 * (1 / 3 + f2 * (1 / 5 + f2 * (1 / 7))))
-    return series + (math.log(2.0) * exponent - 0.5 * math.log(2.0))
+    """Returns the standard normal quantiles of words whose |u| is at least 0.979."""
+    centred, x, f, work = np.empty((4, len(words)))
+    add(words, _HALF, centred)
+    absolute(centred, x)
+    subtract(_LIMIT, x, x)
+    mantissa, exponent = frexp(x)
+    subtract(mantissa, _LOG_CENTRE, f)
+    add(mantissa, _LOG_CENTRE, x)
+    divide(f, x, f)
+    multiply(f, f, x)
+    _polynomial(_LOG, x, work)
+    multiply(f, work, f)
+    r = sqrt(add(f, _LOG_POWERS[exponent], f), f)
+    _polynomial(_TAIL_P, r, x)
+    _monic(_TAIL_Q, r, work)
+    divide(x, work, x)
+    return copysign(x, centred, x)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from keras_he.laws import Words
 from keras_he.sampling import (
     STORAGE,
+    Memory,
     Seed,
     aligned_empty,
     check_std,
@@ -44,6 +45,7 @@ def draw_region(
     seed: Seed,
     dtype: str,
     threads: int | None = None,
+    memory: Memory = aligned_empty,
 ) -> NDArray[Any]:
     """Returns `draw(law, shape, std, seed, dtype)[region]`, and draws nothing else.
 
@@ -55,14 +57,15 @@ def draw_region(
         seed: As in `keras_he.sampling.draw`.
         dtype: As in `keras_he.sampling.draw`.
         threads: As in `keras_he.sampling.draw`.
+        memory: As in `keras_he.sampling.draw`.
 
     Raises:
         InvalidArgument: If values of this `std` do not fit into `dtype`.
     """
     if region == whole(shape):
-        return draw(law, shape, std, seed, dtype, threads)
+        return draw(law, shape, std, seed, dtype, threads, memory)
     check_std(std, dtype)
-    values = empty_region(shape, region, dtype)
+    values = empty_region(shape, region, dtype, memory)
     flat = values.reshape(-1)
     if not flat.size:
         return values
@@ -98,9 +101,11 @@ def cut_region(array: NDArray[Any], region: Region) -> NDArray[Any]:
     return part
 
 
-def empty_region(shape: Sequence[int], region: Region, dtype: str) -> NDArray[Any]:
+def empty_region(
+    shape: Sequence[int], region: Region, dtype: str, memory: Memory = aligned_empty
+) -> NDArray[Any]:
     """Returns an uninitialized array of a region's shape, for values of `dtype`."""
-    return aligned_empty([stop - start for start, stop in limits(shape, region)], STORAGE[dtype])
+    return memory([stop - start for start, stop in limits(shape, region)], STORAGE[dtype])
 
 
 def limits(shape: Sequence[int], region: Region) -> tuple[tuple[int, int], ...]:

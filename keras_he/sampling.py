@@ -9,8 +9,11 @@ produces is a *Numbers* entry in the change log.
 
 import math
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -36,15 +39,25 @@ LARGEST = {"float16": 65504.0, "bfloat16": 3.3e38, "float32": 3.4e38, "float64":
 THREADS_VARIABLE = "KERAS_HE_NUM_THREADS"
 ALIGNMENT = 64  # bytes; what TensorFlow and JAX ask of memory that they take over
 
-_BLOCK = 2**18  # elements that a thread takes at a time
-_CHUNK = 2**16  # elements that stay in a core's cache through one law's arithmetic
+# Elements whose arithmetic stays in a core's cache. With fewer, threads wait more for each other.
+_CHUNK = 2**17
+_BLOCK = 2**20  # elements that a thread takes at a time, at most
 FURTHEST = 6.4  # no law's value exceeds this many standard deviations
 
 Seed = int | tuple[int, ...]
+Memory = Callable[[Sequence[int], type[np.generic]], NDArray[Any]]
+
+_UINT32 = {number: np.array(number, np.uint32) for number in (1, 16, 0x7FFF)}
 
 
 def draw(
-    law: str, shape: Sequence[int], std: float, seed: Seed, dtype: str, threads: int | None = None
+    law: str,
+    shape: Sequence[int],
+    std: float,
+    seed: Seed,
+    dtype: str,
+    threads: int | None = None,
+    memory: Memory | None = None,
 ) -> NDArray[Any]:
     """Returns an array of independent values of mean 0 and standard deviation `std`.
 
@@ -56,6 +69,8 @@ def draw(
         dtype: `"float16"`, `"bfloat16"` (returned as its bits, uint16), `"float32"` or
             `"float64"`, which holds the standard float32 draw times the float64 `std`.
         threads: Number of threads; if None, `thread_count()`. It never changes a value.
+        memory: Returns the array to fill, from its shape and NumPy dtype; if None,
+            `aligned_empty`.
 
     Returns:
         A C-contiguous array whose memory is aligned to `ALIGNMENT` bytes.
@@ -64,15 +79,18 @@ def draw(
         InvalidArgument: If values of this `std` do not fit into `dtype`.
     """
     check_std(std, dtype)
-    values = aligned_empty(shape, STORAGE[dtype])
+    values = (memory or aligned_empty)(shape, STORAGE[dtype])
     flat = values.reshape(-1)
     fill, factor = filler(law, std, dtype)
-    stream = _stream(seed, shape)
+    threads = thread_count() if threads is None else threads
+    # Blocks of whole chunks, four for each thread where there are as many.
+    size = min(_BLOCK, max(1, flat.size // (4 * threads * _CHUNK)) * _CHUNK)
 
-    def block(start: int) -> None:
-        _fill_block(fill, stream, start, flat[start : start + _BLOCK], dtype, factor)
+    def block(first: int) -> None:
+        out = flat[first : first + size]
+        _fill_block(fill, word_reader(seed, shape), first, out, dtype, factor)
 
-    in_blocks(block, range(0, flat.size, _BLOCK), threads)
+    in_blocks(block, range(0, flat.size, size), threads)
     return values
 
 
@@ -80,7 +98,12 @@ def filler(law: str, std: float, dtype: str) -> tuple[laws.Fill, float]:
     """Returns what fills values from words, and the factor that they are to be stored with."""
     # Within these limits `std` goes into the law's float32 coefficients and costs nothing.
     folded = dtype != "float64" and 2.0**-60 <= std <= 2.0**30
-    return FILLS[law](std if folded else 1.0), 1.0 if folded else std
+    return _made(FILLS[law], std if folded else 1.0), 1.0 if folded else std
+
+
+@lru_cache(maxsize=64)  # networks have many kernels of one standard deviation
+def _made(law: Callable[[float], laws.Fill], std: float) -> laws.Fill:
+    return law(std)
 
 
 def word_reader(seed: Seed, shape: Sequence[int]) -> Callable[[int, int], laws.Words]:
@@ -99,29 +122,44 @@ def word_reader(seed: Seed, shape: Sequence[int]) -> Callable[[int, int], laws.W
     return read
 
 
-def in_blocks(block: Callable[[int], None], starts: range, threads: int | None) -> None:
-    """Calls `block` for all `starts`, in threads; if None, in `thread_count()` of them."""
-    threads = min(thread_count() if threads is None else threads, len(starts))
-    if threads > 1 and _in_threads(block, starts, threads):
-        return
-    for start in starts:
-        block(start)
-
-
 def _stream(seed: Seed, shape: Sequence[int]) -> np.random.SeedSequence:
+    """Returns the key of an array's stream."""
+    if isinstance(seed, int) and seed < 2**128 and max(shape, default=0) < 2**32:
+        # The words that the line below comes to, in half of its time.
+        words = (seed, seed >> 32, seed >> 64, seed >> 96, len(shape), *shape)
+        return np.random.SeedSequence(np.array([word % 2**32 for word in words], np.uint32))
     return np.random.SeedSequence(seed, spawn_key=(len(shape), *shape))
 
 
-def _in_threads(block: Callable[[int], None], starts: range, threads: int) -> bool:
-    """Runs all blocks in threads; returns False where none can start, as when Python shuts down."""
-    with ThreadPoolExecutor(threads, thread_name_prefix="keras_he") as pool:
-        try:
-            tasks = [pool.submit(block, start) for start in starts]
-        except RuntimeError:
-            return False
-        for task in tasks:
+def in_blocks(block: Callable[[int], None], starts: range, threads: int | None) -> None:
+    """Calls `block` for all `starts`, in this thread and others; None is `thread_count()`."""
+    threads = thread_count() if threads is None else threads
+    helpers = min(threads, len(starts)) - 1
+    pending = deque(starts)
+
+    def work() -> None:
+        while pending:
+            try:
+                start = pending.popleft()
+            except IndexError:  # another thread took the last one
+                return
+            block(start)
+
+    if helpers <= 0:
+        work()
+        return
+    pool = ThreadPoolExecutor(helpers, thread_name_prefix="keras_he")
+    tasks = []
+    try:
+        with suppress(RuntimeError):  # no thread can start while Python shuts down
+            tasks = [pool.submit(work) for _ in range(helpers)]
+        work()
+    finally:
+        pending.clear()
+        pool.shutdown(wait=False)
+    for task in tasks:
+        if not task.cancel():  # one that has not begun yet has nothing left to do
             task.result()
-    return True
 
 
 def thread_count() -> int:
@@ -166,28 +204,39 @@ def store(values: NDArray[np.float32], out: NDArray[Any], dtype: str, factor: fl
     if dtype == "bfloat16":
         bits = values.view(np.uint32)
         # To nearest, ties to even: half a unit is added, less one where the last bit kept is 0.
-        out[...] = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
+        rounded = bits >> _UINT32[16]
+        rounded &= _UINT32[1]
+        rounded += _UINT32[0x7FFF]
+        rounded += bits
+        rounded >>= _UINT32[16]
+        out[...] = rounded
     else:
         out[...] = values
 
 
 def _fill_block(
     fill: laws.Fill,
-    stream: np.random.SeedSequence,
+    read: Callable[[int, int], laws.Words],
     first: int,
     out: NDArray[Any],
     dtype: str,
     factor: float,
 ) -> None:
-    """Fills `out` with the elements from `first` on, an even number."""
-    generator = np.random.PCG64DXSM(stream)
-    generator.advance(first // 2)  # one 64-bit output holds two words
+    """Fills `out` with the elements of a stream from `first` on."""
     scratch = np.empty((3, min(_CHUNK, len(out))), np.float32)
+    places, tail = [], []
     for start in range(0, len(out), _CHUNK):
         target = out[start : start + _CHUNK]
-        raw = generator.random_raw((len(target) + 1) // 2)
-        words = raw.astype("<u8", copy=False).view("<i4")[: len(target)]
+        words = read(first + start, len(target))
         values = target if dtype == "float32" else scratch[2, : len(target)]
-        fill(words, values, scratch)
+        outer = fill.centre(words, values, scratch)
         if values is not target or factor != 1.0:
             store(values, target, dtype, factor)
+        if outer is not None:
+            tail.append(words[outer])
+            places.append(np.add(outer, start, out=outer))
+    if places:
+        values = fill.tail(np.concatenate(tail))
+        stored = np.empty(len(values), out.dtype)
+        store(values, stored, dtype, factor)
+        out[np.concatenate(places)] = stored

@@ -124,7 +124,7 @@ def float32_draw_skipped_for_bfloat16(patch):
             def filled(words, values, scratch):
                 fill(std)(words & -(2**24), values, scratch)
 
-            return filled
+            return laws.Fill(filled)
 
         with pytest.MonkeyPatch.context() as inner:
             inner.setitem(sampling.FILLS, law, coarse)

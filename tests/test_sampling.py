@@ -13,7 +13,7 @@ from keras_he.errors import InvalidArgument
 from keras_he.sampling import aligned_empty, draw
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
-BLOCK = sampling._BLOCK
+BLOCK = 2**18  # where golden values are taken; several blocks, whatever their size
 PAST_A_BLOCK = (3, BLOCK // 2 + 1)  # 1.5 blocks, and an odd number of elements
 
 # First value, the two around the first block boundary, and the last, of seed 11 and PAST_A_BLOCK;
@@ -145,6 +145,41 @@ def test_block_and_chunk_sizes_change_no_value(monkeypatch, chunk):
     assert np.array_equal(expected, draw("normal", PAST_A_BLOCK, 0.3, 4, "float32"))
 
 
+@pytest.mark.parametrize("first", [1, 1023, 1024, 98765])
+@pytest.mark.parametrize("law", LAWS)
+def test_a_block_can_begin_at_any_element(monkeypatch, law, first):
+    whole = draw(law, PAST_A_BLOCK, 0.3, 4, "float32").ravel()
+    monkeypatch.setattr(sampling, "_CHUNK", 1024)
+    part = np.empty(5000, np.float32)
+    fill, factor = sampling.filler(law, 0.3, "float32")
+    read = sampling.word_reader(4, PAST_A_BLOCK)
+    sampling._fill_block(fill, read, first, part, "float32", factor)
+    assert np.array_equal(part, whole[first : first + 5000])
+
+
+def test_what_fails_in_another_thread_is_raised():
+    caller = threading.get_ident()
+    begun = threading.Event()
+
+    def block(start):
+        if threading.get_ident() != caller:
+            begun.set()
+            raise MemoryError("in a helper")
+        begun.wait(60)  # the caller leaves blocks to the helper
+
+    with pytest.raises(MemoryError, match="in a helper"):
+        sampling.in_blocks(block, range(4), 2)
+
+
+def test_the_caller_draws_all_blocks_where_no_thread_can_start(monkeypatch):
+    def submit(*arguments):
+        raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+    expected = draw("normal", PAST_A_BLOCK, 0.3, 4, "float32")
+    monkeypatch.setattr(sampling.ThreadPoolExecutor, "submit", submit)
+    assert np.array_equal(draw("normal", PAST_A_BLOCK, 0.3, 4, "float32", threads=2), expected)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_blocks_are_drawn_in_as_many_threads_as_are_asked_for(monkeypatch, threads):
     used, fill, meet = set(), sampling._fill_block, threading.Barrier(threads, timeout=60)
@@ -212,6 +247,13 @@ def test_seeds_and_blocks_are_uncorrelated(law):
     assert_uncorrelated(x[0], x[1], law)
     assert_uncorrelated(x, draw(law, (2, BLOCK), 1.0, 6, "float32"), law)
     assert_uncorrelated(x[0, :-1], x[0, 1:], law)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (), (2**32 - 1, 0), (2**32, 0)], ids=str)
+@pytest.mark.parametrize("seed", [0, 2**32 - 1, 2**32, 2**127 + 3, 2**128 - 1, 2**128, (5, 2**40)])
+def test_a_stream_is_keyed_by_seed_and_shape(seed, shape):
+    key = np.random.SeedSequence(seed, spawn_key=(len(shape), *shape))
+    assert np.array_equal(sampling._stream(seed, shape).generate_state(8), key.generate_state(8))
 
 
 def test_a_generator_state_and_a_large_seed_are_keys_of_their_own():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import keras_he
-from keras_he import tensors
+from keras_he import sampling, tensors
 from keras_he.sampling import aligned_empty
 from keras_he.tensors import to_tensor
 
@@ -97,7 +97,52 @@ def hidden(count):
     ]
 
 
-def test_small_and_misaligned_memory_is_not_shared():
-    assert not tensors._shareable(filled(4))
-    assert not tensors._shareable(filled(0, size=16))
-    assert tensors._shareable(filled(0))
+@pytest.mark.parametrize("offset", [4, 8, 32, 60])
+def test_misaligned_memory_is_not_shared(offset):
+    array = filled(offset)
+    assert not tensors._aligned(array)
+    if BACKEND in ("tensorflow", "jax"):
+        assert address(to_tensor(array, "float32")) != array.ctypes.data
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="only TensorFlow lends memory")
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_large_arrays_are_drawn_into_memory_of_tensorflow(dtype):
+    array = tensors.empty((1024, 4096), sampling.STORAGE[dtype])
+    assert isinstance(array.base, tensors._Lent)
+    assert array.ctypes.data % 64 == 0
+    array[...] = np.arange(array.size).reshape(array.shape) % 97
+    tensor = to_tensor(array, dtype)
+    expected = array.copy()
+    assert keras.backend.standardize_dtype(tensor.dtype) == dtype
+    if dtype != "bfloat16":  # bits, which have no buffer
+        assert address(tensor) == array.ctypes.data
+    del array
+    gc.collect()
+    noise = [tensors.empty((1024, 4096), np.float64) for _ in range(3)]
+    for memory in noise:
+        memory.fill(-1)
+    values = keras.ops.convert_to_numpy(tensor)
+    assert np.array_equal(values.view(expected.dtype), expected)
+
+
+@pytest.mark.parametrize("law", sampling.FILLS)
+def test_lent_memory_holds_the_same_values(law):
+    shape = (1025, 2049)
+    kernel = keras_he.KaimingNormal(gain=1.0, seed=3)
+    kernel.law = law
+    std = 1025**-0.5
+    expected = sampling.draw(law, shape, std, 3, "float32")
+    assert np.array_equal(keras.ops.convert_to_numpy(kernel(shape)), expected)
+
+
+def test_small_kernels_outlive_what_was_handed_over():
+    """As above, for memory that NumPy gives again at once."""
+    kernels = [keras_he.KaimingNormal(seed=i)((4, 4)) for i in range(100)]
+    expected = [keras_he.KaimingNormal(seed=i)((4, 4)) for i in range(100)]
+    noise = [np.full((4, 4), np.nan, np.float32) for _ in range(1000)]
+    for kernel, values in zip(kernels, expected, strict=True):
+        assert np.array_equal(
+            keras.ops.convert_to_numpy(kernel), keras.ops.convert_to_numpy(values)
+        )
+    assert len(noise) == 1000

@@ -1,0 +1,133 @@
+"""Measures the draws: values per second, one call for a small kernel, and what threads give.
+
+A part of `benchmarks/run.py`. Keras' initializers, `torch.nn.init`, `jax.nn.initializers` and a
+plain fill of memory, which no draw can beat, are called in the same rounds.
+"""
+
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+from timing import interleaved, ready, repeated, row, second_core
+
+import keras_he
+from keras_he.sampling import THREADS_VARIABLE
+
+BACKEND = keras.backend.backend()
+DTYPES = ("float32", "bfloat16")
+SIZES = (10**4, 10**5, 10**6, 10**7, 64 * 10**6, 25 * 10**7)
+QUICK_SIZES = (10**4, 10**6, 64 * 10**6)
+SMALL = ((64, 64), (3, 3, 64, 64), (512, 512))
+OURS = (keras_he.KaimingNormal, keras_he.KaimingTruncatedNormal, keras_he.KaimingUniform)
+
+Draw = Callable[[tuple[int, ...], str], Any]
+
+
+def ours() -> dict[str, Draw]:
+    """Returns the laws that are drawn element by element."""
+    return {one.__name__: _called(one(seed=1)) for one in OURS}
+
+
+def peers() -> dict[str, Draw]:
+    """Returns what draws the same laws on this backend."""
+    initializers = keras.initializers
+    untruncated = initializers.VarianceScaling(2.0, "fan_in", "untruncated_normal", seed=1)
+    found = {
+        "keras HeNormal": _called(initializers.HeNormal(seed=1)),
+        "keras untruncated": _called(untruncated),
+        "keras HeUniform": _called(initializers.HeUniform(seed=1)),
+    }
+    if BACKEND == "torch":
+        import torch
+
+        def filled(name: str) -> Draw:
+            fill = getattr(torch.nn.init, name)
+            return lambda shape, dtype: fill(torch.empty(shape, dtype=getattr(torch, dtype)))
+
+        for name in ("kaiming_normal_", "kaiming_uniform_", "trunc_normal_"):
+            found[f"torch {name}"] = filled(name)
+    if BACKEND == "jax":
+        import jax
+
+        key = jax.random.key(1)
+        for name in ("he_normal", "he_uniform"):
+            draw = getattr(jax.nn.initializers, name)()
+            found[f"jax {name}"] = lambda shape, dtype, draw=draw: ready(draw(key, shape, dtype))
+    return found
+
+
+def _called(initializer: Any) -> Draw:
+    return lambda shape, dtype: ready(initializer(shape, dtype))
+
+
+def touched(size: int) -> None:
+    """Leaves free memory for a draw that the machine has at hand: some take back what lies idle."""
+    ready(keras.ops.zeros(()))  # JAX frees what it was lent in its next call
+    np.ones(size, np.float32)
+
+
+def fill(shape: tuple[int, ...], dtype: str) -> Any:
+    """Returns memory of a kernel's size, written once."""
+    values = np.empty(shape, np.float32 if dtype == "float32" else np.uint16)
+    values.fill(1)
+    return values
+
+
+def throughput(quick: bool) -> list[dict[str, Any]]:
+    """Returns the time of a draw by law, dtype and size."""
+    rows = []
+    draws: dict[str, Draw] = {**ours(), **peers(), "memory fill": fill}
+    for size in QUICK_SIZES if quick else SIZES:
+        shape = (1000, size // 1000)
+        for dtype in DTYPES[: 1 if quick else 2]:
+            cases = {name: partial(draw, shape, dtype) for name, draw in draws.items()}
+            rounds, limit = (5, 20.0) if size > 10**6 else (50, 3.0)
+            if size == max(SIZES):
+                rounds = 3
+            times = interleaved(cases, rounds, limit, before=partial(touched, size))
+            rows += [row("draw", BACKEND, n, t, dtype=dtype, size=size) for n, t in times.items()]
+    return rows
+
+
+def calls(quick: bool) -> list[dict[str, Any]]:
+    """Returns the time of one call for small kernels, called many times in a row."""
+    rows = []
+    for shape in SMALL:
+        cases = {
+            name: repeated(partial(draw, shape, "float32"), 20)
+            for name, draw in {**ours(), **peers()}.items()
+        }
+        for name, times in interleaved(cases, 20 if quick else 60, 10.0, warm=2).items():
+            one = [seconds / 20 for seconds in times]
+            rows.append(row("call", BACKEND, name, one, shape=list(shape)))
+    return rows
+
+
+def threads(quick: bool) -> list[dict[str, Any]]:
+    """Returns the time of a draw by number of threads, and whether a second core was idle."""
+    rows, idle = [], []
+    size = 64 * 10**6
+    counts = [n for n in (1, 2, 4, 8, 16) if n <= (os.cpu_count() or 1)]
+
+    def drawn(draw: Draw, count: int) -> Any:
+        os.environ[THREADS_VARIABLE] = str(count)
+        return draw((1000, size // 1000), "float32")
+
+    cases = {(n, c): partial(drawn, d, c) for n, d in ours().items() for c in counts}
+    times: dict[Any, list[float]] = {case: [] for case in cases}
+    try:
+        for number in range(4 if quick else 12):
+            before = second_core()
+            once = interleaved(cases, 1, warm=int(number == 0), before=partial(touched, size))
+            idle.append(min(before, second_core()))
+            for case, seconds in once.items():
+                times[case] += seconds
+    finally:
+        os.environ.pop(THREADS_VARIABLE, None)
+    for (name, count), seconds in times.items():
+        of = {"size": size, "threads": count, "second_core": idle}
+        rows.append(row("threads", BACKEND, name, seconds, **of))
+    return rows

@@ -107,9 +107,9 @@ def count_draws(replace, drawn):
 
             def counted(words, values, scratch):
                 drawn.append(len(words))
-                fill(words, values, scratch)
+                return fill.centre(words, values, scratch)
 
-            return counted
+            return fill._replace(centre=counted)
 
         return made
 

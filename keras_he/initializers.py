@@ -133,7 +133,7 @@ class Kaiming(keras.initializers.VarianceScaling):
         return FURTHEST
 
     def _draw(self, shape: tuple[int, ...], std: float, key: Seed, dtype: str) -> Any:
-        return draw(self.law, shape, std, key, dtype, memory=empty)
+        return draw(self.law, shape, std, key, dtype, None, empty)
 
     def get_config(self) -> dict[str, Any]:
         """Returns what is not the default, as plain JSON; `from_config` is its inverse."""

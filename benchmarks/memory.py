@@ -1,22 +1,43 @@
 """Measures the peak memory of a draw, and of building a layer, over the tensor's own.
 
 A part of `benchmarks/run.py`, on Linux: the kernel counts the largest resident memory of a process
-since it was last reset. Backends keep memory that they have freed, which would hide a later peak,
-so what is ours comes first, and Keras' last.
+since it was last reset. Backends keep memory that was freed, so each figure has a process of its
+own, in which a smaller draw has loaded before what is loaded once.
+
+    python benchmarks/memory.py KaimingNormal float32 1000000    # prints bytes
 """
 
 import gc
-from collections.abc import Callable
-from functools import partial
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-import keras
-import sampler
-
-import keras_he
-
+WARM, LARGE = 3 * 10**6, 8192 * 8192
+SIZES = (10**4, 10**6, 10**7, 25 * 10**7)
+LAYER = "Dense.build, KaimingNormal"
 STATUS = Path("/proc/self/status")
+
+
+def peaks(quick: bool) -> list[dict[str, Any]]:
+    """Returns the peak memory by law, dtype and size; of Keras' HeNormal for one size."""
+    import sampler
+
+    cases = [(what, LARGE) for what in ("KaimingNormal", LAYER, "keras HeNormal")]
+    if not quick:
+        cases += [(law, LARGE) for law in sampler.ours() if law != "KaimingNormal"]
+        cases += [("KaimingNormal", size) for size in SIZES]
+    rows = []
+    for dtype in sampler.DTYPES if STATUS.exists() else ():
+        for what, size in cases:
+            command = [sys.executable, __file__, what, dtype, str(size)]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            taken = json.loads(done.stdout.splitlines()[-1])
+            of = {"what": what, "dtype": dtype, "size": size, "bytes": taken}
+            tensor = size * (4 if dtype == "float32" else 2)
+            rows.append({"table": "memory", "backend": sampler.BACKEND, "tensor": tensor, **of})
+    return rows
 
 
 def resident(field: str) -> int:
@@ -25,57 +46,34 @@ def resident(field: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def peak(function: Callable[[], Any]) -> int:
-    """Returns the bytes that a call takes at most, beyond what was there before."""
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")
-    before = resident("VmRSS")
-    result = function()
-    taken = resident("VmHWM") - before
-    del result
-    return taken
+def made(what: str, dtype: str, size: int) -> Any:
+    """Returns a drawn kernel, or a dense layer of a square one."""
+    import keras
+    import sampler
 
+    import keras_he
 
-def built(size: int, dtype: str, initializer: Any) -> Any:
-    """Returns a dense layer of a square kernel."""
+    if what != LAYER:
+        draw = {**sampler.ours(), **sampler.peers()}[what]
+        return draw((100, size // 100), dtype)
     side = int(size**0.5)
-    layer = keras.layers.Dense(side, kernel_initializer=initializer, use_bias=False, dtype=dtype)
+    drawn = keras_he.KaimingNormal()
+    layer = keras.layers.Dense(side, kernel_initializer=drawn, use_bias=False, dtype=dtype)
     layer.build((None, side))
     return layer
 
 
-def peaks(quick: bool) -> list[dict[str, Any]]:
-    """Returns the peak memory by law, dtype and size; of Keras' HeNormal for one size."""
-    if not STATUS.exists():
-        return []
-    rows = []
-    sizes = (8192 * 8192,) if quick else (*sampler.SIZES[:4], 8192 * 8192, sampler.SIZES[-1])
+def main() -> None:
+    """Prints how many bytes one draw takes at most, beyond what was there before."""
+    what, dtype, size = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    small = made(what, dtype, WARM)
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident("VmRSS")
+    large = made(what, dtype, size)
+    print(resident("VmHWM") - before)
+    del small, large
 
-    def add(what: str, dtype: str, size: int, function: Callable[[], Any]) -> None:
-        rows.append(
-            {
-                "table": "memory",
-                "backend": sampler.BACKEND,
-                "what": what,
-                "dtype": dtype,
-                "size": size,
-                "bytes": peak(function),
-                "tensor": size * (4 if dtype == "float32" else 2),
-            }
-        )
 
-    for draw in (*sampler.ours().values(), *sampler.peers().values()):  # whatever is set up once
-        for dtype in sampler.DTYPES:
-            draw((100, 100), dtype)
-            built(10**4, dtype, keras_he.KaimingNormal(seed=1))
-    for dtype in sampler.DTYPES:
-        for size in sizes:
-            for name, draw in sampler.ours().items():
-                add(name, dtype, size, partial(draw, (size // 1000, 1000), dtype))
-        size = 8192 * 8192
-        initializer = keras_he.KaimingNormal(seed=1)
-        add("Dense.build, KaimingNormal", dtype, size, partial(built, size, dtype, initializer))
-    draw = sampler.peers()["keras HeNormal"]
-    for dtype in reversed(sampler.DTYPES):
-        add("keras HeNormal", dtype, 8192 * 8192, partial(draw, (8192, 8192), dtype))
-    return rows
+if __name__ == "__main__":
+    main()

@@ -194,8 +194,17 @@ def aligned_empty(
     return memory[first : first + size].view(dtype).reshape(shape)
 
 
-def store(values: NDArray[np.float32], out: NDArray[Any], dtype: str, factor: float = 1.0) -> None:
-    """Writes `values * factor` to `out`, rounded to `dtype` last; bfloat16 as its bits."""
+def store(
+    values: NDArray[np.float32],
+    out: NDArray[Any],
+    dtype: str,
+    factor: float = 1.0,
+    scratch: NDArray[np.float32] | None = None,
+) -> None:
+    """Writes `values * factor` to `out`, rounded to `dtype` last; bfloat16 as its bits.
+
+    With `scratch`, an array of at least their length, it takes no other memory for bfloat16.
+    """
     if dtype == "float64":
         np.multiply(values, factor, out=out, dtype=np.float64)
         return
@@ -204,7 +213,8 @@ def store(values: NDArray[np.float32], out: NDArray[Any], dtype: str, factor: fl
     if dtype == "bfloat16":
         bits = values.view(np.uint32)
         # To nearest, ties to even: half a unit is added, less one where the last bit kept is 0.
-        rounded = bits >> _UINT32[16]
+        work = None if scratch is None else scratch[: len(values)].view(np.uint32)
+        rounded = np.right_shift(bits, _UINT32[16], work)
         rounded &= _UINT32[1]
         rounded += _UINT32[0x7FFF]
         rounded += bits
@@ -223,7 +233,7 @@ def _fill_block(
     factor: float,
 ) -> None:
     """Fills `out` with the elements of a stream from `first` on."""
-    scratch = np.empty((3, min(_CHUNK, len(out))), np.float32)
+    scratch = np.empty((2 if dtype == "float32" else 3, min(_CHUNK, len(out))), np.float32)
     places, tail = [], []
     for start in range(0, len(out), _CHUNK):
         target = out[start : start + _CHUNK]
@@ -231,10 +241,11 @@ def _fill_block(
         values = target if dtype == "float32" else scratch[2, : len(target)]
         outer = fill.centre(words, values, scratch)
         if values is not target or factor != 1.0:
-            store(values, target, dtype, factor)
+            store(values, target, dtype, factor, scratch[0])
         if outer is not None:
             tail.append(words[outer])
             places.append(np.add(outer, start, out=outer))
+        del words  # their memory is there for the next ones
     if places:
         values = fill.tail(np.concatenate(tail))
         stored = np.empty(len(values), out.dtype)

@@ -12,6 +12,7 @@ or a convolution (three or more), as in Keras.
 import math
 import operator
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -164,6 +165,11 @@ def make_geometry(
 
 def geometry_fans(shape: Sequence[int], geometry: Geometry) -> Fans:
     """Returns the fans of a kernel of this shape; see `fans`."""
+    return _fans(checked_shape(shape), geometry)
+
+
+@lru_cache(maxsize=1024)  # networks have many kernels of one shape
+def _fans(shape: tuple[int, ...], geometry: Geometry) -> Fans:
     matrices = matrix_axes(shape, geometry)
 
     def product(axes: tuple[int, ...]) -> int:
@@ -173,7 +179,7 @@ def geometry_fans(shape: Sequence[int], geometry: Geometry) -> Fans:
     if geometry.input_axes is not None:
         return Fans(fan_in, fan_out)
     spatial = len(shape) - 2
-    area = math.prod(int(size) for size in shape[:spatial])
+    area = math.prod(shape[:spatial])
     steps = math.prod(_strides(geometry, spatial))
     if geometry.kind == "transpose":  # an output position meets every s-th tap of the kernel
         return Fans(area * fan_in / steps, fan_out)

@@ -237,10 +237,9 @@ def _jax(array: NDArray[Any], dtype: str) -> Any:
 
     array = to_jax_dtype(array, dtype)
     place = jax.sharding.SingleDeviceSharding(_jax_device())
-    # Also in traced code it is numbers: a variable that holds them outlives the trace. It shares
-    # aligned memory and copies other; `device_put` does the same in twice the time.
-    with jax.ensure_compile_time_eval():
-        return jax.make_array_from_callback(array.shape, place, lambda _: array)
+    # It shares aligned memory and copies other; `device_put` does the same in twice the time. Also
+    # in traced code it is numbers: a variable that holds them outlives the trace.
+    return jax.make_array_from_callback(array.shape, place, lambda _: array)
 
 
 def _jax_device() -> Any:

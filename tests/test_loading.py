@@ -1,5 +1,7 @@
 """`skip_init`: what is built to be loaded is not drawn, and nothing stays at zero in silence."""
 
+import contextvars
+import copy
 import inspect
 import threading
 
@@ -247,6 +249,23 @@ def test_zeros_of_a_file_are_values_like_any_other(tmp_path):
     assert not any(one.any() for one in weights(again))
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (2,), (3, 1), (1, 4)], ids=str)
+@pytest.mark.parametrize("signs", range(4))
+def test_zeros_of_any_sign_are_values_in_small_variables_too(shape, signs):
+    """Few elements could have the signs of the marks by chance."""
+    initializer = K.RandomNormal(seed=1)
+    size = int(np.prod(shape))
+    values = np.array([-0.0 if signs >> place & 1 else 0.0 for place in range(size)])
+    with skip_init():
+        variable = keras.Variable(initializer, shape=shape)
+        variable.assign(values.reshape(shape).astype("float32"))
+    assert not variable.numpy().any()
+    with skip_init("draw"):
+        variable = keras.Variable(initializer, shape=shape)
+        assert not variable.numpy().any()
+    assert variable.numpy().all()
+
+
 def test_initialize_gives_values_too():
     with skip_init():
         model = dense()
@@ -333,10 +352,24 @@ def test_assigning_in_a_stateless_scope_is_no_assignment():
     assert len(np.unique(variable.numpy())) > 2
 
 
+def as_drawn(model):
+    return model
+
+
+def zeroed(model):
+    """Returns the model with kernels of zeros of either sign."""
+    model.set_weights([0 * one for one in model.get_weights()])
+    return model
+
+
+every_content = pytest.mark.parametrize("change", [as_drawn, zeroed])
+
+
 @pytest.mark.skipif(BACKEND != "torch", reason="state dicts are PyTorch's")
-def test_a_state_dict_of_pytorch_counts():
-    model = dense(seed=2)
-    with skip_init("draw"):
+@every_content
+def test_a_state_dict_of_pytorch_counts(change):
+    model = change(dense(seed=2))
+    with skip_init():
         again = dense()
         values = model.state_dict().values()  # its keys hold the numbers of the layers
         again.load_state_dict(dict(zip(again.state_dict(), values, strict=True)))
@@ -344,15 +377,88 @@ def test_a_state_dict_of_pytorch_counts():
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="checkpoints are TensorFlow's")
-def test_a_checkpoint_of_tensorflow_counts(tmp_path):
+@every_content
+def test_a_checkpoint_of_tensorflow_counts(tmp_path, change):
     import tensorflow as tf
 
-    model = dense(seed=2)
+    model = change(dense(seed=2))
     path = tf.train.Checkpoint(model=model).write(str(tmp_path / "checkpoint"))
-    with skip_init("draw"):
+    with skip_init():
         again = dense()
         tf.train.Checkpoint(model=again).read(path)
     assert_equal(weights(again), weights(model))
+
+
+def by_set_weights(model):
+    again = keras.models.clone_model(model)
+    again.set_weights(model.get_weights())
+    return again
+
+
+def by_deepcopy(model):
+    return copy.deepcopy(model)
+
+
+@pytest.mark.parametrize("copied", [by_set_weights, by_deepcopy])
+def test_a_copy_of_what_was_not_loaded_is_not_loaded(copied):
+    values, kept = weights(dense(seed=2)), []
+
+    def load():
+        with skip_init():
+            kept.append(dense())
+            kept.append(copied(kept[0]))
+            kept[0].set_weights(values)
+
+    with pytest.raises(NotLoaded, match=r"kernel \(8, 4\), \w*/?dense\w*/kernel \(4, 3\): drawn"):
+        load()
+    assert_equal(weights(kept[0]), values)
+    assert_equal(weights(kept[1]), weights(dense()))
+
+
+def test_what_a_layer_makes_of_its_own_zeros_is_no_value():
+    class Halved(L.Layer):
+        def build(self, input_shape):
+            self.kernel = self.add_weight(SHAPE, initializer="he_relu", name="kernel")
+            self.kernel.assign(self.kernel * 0.5)
+
+    with skip_init("draw"):
+        layer = Halved()
+        layer.build(None)
+    assert layer.kernel.numpy().all()
+
+
+class Failing(K.RandomNormal):
+    """Cannot be drawn."""
+
+    def __call__(self, shape, dtype=None):
+        raise MemoryError("no room")
+
+
+def test_a_draw_that_fails_is_told_after_the_others():
+    made = []
+
+    def load():
+        with skip_init():
+            made.append(keras.Variable(Failing(), shape=SHAPE))
+            made.append(keras.Variable("he_relu", shape=SHAPE))
+
+    with pytest.raises(MemoryError, match="no room"):
+        load()
+    assert made[1].numpy().all()
+
+
+def test_a_draw_that_fails_does_not_hide_the_error_inside():
+    made = []
+
+    def load():
+        with skip_init():
+            made.append(keras.Variable(Failing(), shape=SHAPE))
+            made.append(keras.Variable("he_relu", shape=SHAPE))
+            raise FileNotFoundError
+
+    with pytest.warns(UserWarning, match="1 variables stay zero"), pytest.raises(FileNotFoundError):
+        load()
+    assert made[1].numpy().all()
 
 
 # Variables whose first value is put off
@@ -414,6 +520,20 @@ def test_it_decorates_a_function():
     values = weights(dense(seed=2))
     assert_equal(weights(load(values)), values)
     assert_equal(weights(load(values)), values)
+
+
+def test_a_block_may_be_left_in_another_context():
+    block = skip_init("draw")
+    made = []
+
+    def enter():
+        block.__enter__()
+        made.append(keras.Variable("he_relu", shape=SHAPE))
+        assert not made[0].numpy().any()
+
+    contextvars.copy_context().run(enter)
+    block.__exit__(None, None, None)
+    assert made[0].numpy().all()
 
 
 def in_thread(function):

@@ -121,7 +121,7 @@ def _shares_ours(layer: Any, name: str, value: Any, found: list[Slot]) -> bool:
     return not _is_ours(value) and any(_is_ours(_initializer(slot)) for slot in made)
 
 
-def _exchanged(value: Any, exchange: Callable[[Kaiming], Any]) -> Any:
+def _exchanged(value: Any, exchange: Callable[[Kaiming], Any], outer: tuple[int, ...] = ()) -> Any:
     """Returns what an attribute holds, in any nesting, with each initializer of ours exchanged."""
     if _is_ours(value):
         return exchange(value)
@@ -148,8 +148,9 @@ def _check_config(model: Any) -> None:
         config = model.get_config()
     except NotImplementedError:  # of a subclassed model, whose config its author writes
         return
-    strings = {"keras_he", *names()}
-    left = sorted({text for text in _strings(config) if text in strings or "keras_he" in text})
+    plain = json.loads(json.dumps(config, default=lambda one: getattr(one, "__dict__", str(one))))
+    called = {text for key, text in _strings(plain) if key == "name"}  # layers, wherever they stand
+    left = sorted({text for _, text in _strings(plain) if _is_our_name(text)} - called)
     if left:
         raise NotPortable(
             f"The config of `{model.name}` must not name keras_he. It has {', '.join(left)}, which "
@@ -158,18 +159,21 @@ def _check_config(model: Any) -> None:
         )
 
 
-def _strings(config: Any) -> Iterator[str]:
-    """Yields the strings of a config but names of layers and variables."""
-    plain = json.loads(json.dumps(config, default=lambda one: getattr(one, "__dict__", str(one))))
-    waiting = [plain]
+def _is_our_name(text: str) -> bool:
+    return text in names() or text.partition(">")[0].partition(".")[0] == "keras_he"
+
+
+def _strings(config: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yields the strings of a config, each after its key; those of a list have the list's."""
+    waiting = [(key, config)]
     while waiting:
-        one = waiting.pop()
+        key, one = waiting.pop()
         if isinstance(one, dict):
-            waiting += [value for key, value in one.items() if key != "name"]
+            waiting += one.items()
         elif isinstance(one, list):
-            waiting += one
+            waiting += [(key, value) for value in one]
         elif isinstance(one, str):
-            yield one
+            yield key, one
 
 
 def _replacement(
@@ -180,8 +184,12 @@ def _replacement(
     if not made and not layer.built:
         raise NotPortable(
             f"`{path}` must be built: the number of a Keras initializer follows from a kernel's "
-            "shape. Call the model once."
+            "shape. Call it once, or give it a Keras initializer."
         )
+    if (
+        not made
+    ):  # nothing is known of the layer that it is in, and what is inside counts as its own
+        made = _made(layer, attribute, initializer, slots(layer, places(layer)))
     if not made:
         zeros = keras.initializers.Zeros()
         return Replacement(path, attribute, initializer, zeros, "it made no variable")
@@ -202,8 +210,6 @@ def _made(layer: Any, attribute: str, initializer: Any, found: list[Slot]) -> li
     """Returns the variables that an attribute of a layer makes, those of layers inside too."""
     own = [slot for slot in found if slot.layer is layer]
     named = [slot for slot in own if attribute in (_attribute(slot), f"{slot.name}_initializer")]
-    if named:
-        return named
     layers = {id(one) for one in layers_inside(layer)} - {id(layer)}
     inside = [slot for slot in found if id(slot.layer) in layers]
     handed = [slot for slot in inside if _equal(_initializer(slot), initializer)]
@@ -214,8 +220,11 @@ def _made(layer: Any, attribute: str, initializer: Any, found: list[Slot]) -> li
         if slot.shared_attribute and attribute.lstrip("_") == f"{slot.name}_initializer"
     ]
     # A layer of one's own may call a kernel whatever it likes.
+    held = [one for one in vars(layer).values() if isinstance(one, keras.initializers.Initializer)]
     unnamed = [slot for slot in own if len(slot.variable.shape) > 1 and not _attribute(slot)]
-    return handed or shared or unnamed
+    if not named and (len(held) == 1 or not (handed or shared)):
+        named = unnamed
+    return [*named, *(handed or shared)]
 
 
 def _attribute(slot: Slot) -> str:
@@ -254,15 +263,16 @@ def _kernel(slot: Slot) -> Kernel | None:
 def _built_in(initializer: Any, slot: Slot, number: float) -> tuple[Any, str]:
     """Returns the built-in of a law, and in what it differs."""
     kinds, seed = keras.initializers, initializer.get_config().get("seed")
+    note = "its generator's seed is left out" if isinstance(seed, dict) else ""
     seed = seed % 2**31 if isinstance(seed, int) else None
     if initializer.law == "uniform":
         limit = math.sqrt(3.0) * number
-        return kinds.RandomUniform(-limit, limit, seed=seed), ""
+        return kinds.RandomUniform(-limit, limit, seed=seed), note
     if initializer.law == "truncated_normal":
-        return kinds.TruncatedNormal(stddev=number / TRUNCATED, seed=seed), ""
+        return kinds.TruncatedNormal(stddev=number / TRUNCATED, seed=seed), note
     if initializer.law == "normal":
-        return kinds.RandomNormal(stddev=number, seed=seed), ""
-    kernel, note = _kernel(slot), ""
+        return kinds.RandomNormal(stddev=number, seed=seed), note
+    kernel = _kernel(slot)
     if kernel is not None and kernel.geometry != Geometry():
         note = "one orthogonal matrix for the whole kernel, not one per block"
     return kinds.Orthogonal(gain=number, seed=seed), note

@@ -104,6 +104,41 @@ class Bank(L.Layer):
         return {**super().get_config(), "kernel_initializers": held}
 
 
+@keras.saving.register_keras_serializable("portable")
+class Both(L.Layer):
+    """Holds a kernel, and hands its initializer on to a layer inside."""
+
+    def __init__(self, name_of_kernel="kernel", **kwargs):
+        super().__init__(**kwargs)
+        self.kernel_initializer = K.get("he_linear")
+        self.name_of_kernel = name_of_kernel
+        self.dense = L.Dense(24, kernel_initializer=self.kernel_initializer)
+
+    def build(self, input_shape):
+        name, initializer = self.name_of_kernel, self.kernel_initializer
+        self.own = self.add_weight((input_shape[-1], 4), initializer=initializer, name=name)
+        self.dense.build((None, 4))
+
+    def call(self, x):
+        return self.dense(keras.ops.matmul(x, self.own))
+
+    def get_config(self):
+        return {**super().get_config(), "kernel_initializer": K.serialize(self.kernel_initializer)}
+
+
+@keras.saving.register_keras_serializable("portable")
+class Factored(L.Dense):
+    """Is a dense layer by its class, and has two inside in place of its kernel."""
+
+    def build(self, input_shape):
+        self.first = L.Dense(4, kernel_initializer="he_linear", name="first")
+        self.first.build(input_shape)
+        self.built = True
+
+    def call(self, x):
+        return self.first(x)
+
+
 def sequential(*layers, shape=(96,)):
     return keras.Sequential([keras.Input(shape), *layers])
 
@@ -332,6 +367,26 @@ def test_a_replacement_tells_what_it_took_the_place_of():
     assert one.after is model.layers[0].kernel_initializer
 
 
+@pytest.mark.parametrize("name", ["kernel", "mixing"])
+def test_a_layer_with_a_kernel_that_hands_its_initializer_on_gets_the_mean_and_a_note(name):
+    shared, inner = keras_he.make_portable(sequential(Both(name)))
+    assert number(inner.after) == pytest.approx(1 / 2, rel=1e-7)  # of 4 inputs
+    assert number(shared.after) == pytest.approx(math.sqrt(1 / 2 / math.sqrt(96)), rel=1e-7)
+    assert "0.102 to 0.5 share it" in shared.note
+
+
+def test_a_layer_inside_one_of_which_nothing_is_known_gets_its_number():
+    replaced = keras_he.make_portable(sequential(Factored(4, kernel_initializer="he_relu")))
+    (inner,) = [one for one in replaced if one.layer == "first"]
+    assert number(inner.after) == pytest.approx(1 / math.sqrt(96), rel=1e-7)
+
+
+def test_a_generator_is_left_out_and_told():
+    seed = keras.random.SeedGenerator(3)
+    (one,) = keras_he.make_portable(dense(keras_he.KaimingUniform(seed=seed)))
+    assert one.note == "its generator's seed is left out"
+
+
 def test_initializers_in_collections_are_replaced():
     model = sequential(Bank(["he_relu", "he_relu_uniform"]))
     replaced = keras_he.make_portable(model)
@@ -540,14 +595,18 @@ def test_a_refusal_is_an_error_of_keras_he_and_of_values():
     assert issubclass(NotPortable, ValueError)
 
 
-def test_a_layer_may_be_called_like_a_string():
-    model = sequential(L.Dense(24, name="he_relu"))
+@pytest.mark.parametrize("name", ["he_relu", "keras_he_head", "keras_he"])
+def test_a_layer_may_be_called_as_we_are(name):
+    assert keras_he.make_portable(sequential(L.Dense(24, name=name))) == ()
+    inputs = keras.Input((8,))
+    x = L.Dense(8, name=name)(inputs)  # its name stands where other layers say what they take
+    model = keras.Model(inputs, L.Dense(2)(L.Activation("relu")(x)))
     assert keras_he.make_portable(model) == ()
 
 
 def test_a_layer_that_is_not_built_is_refused():
     model = keras.Sequential([L.Dense(24, kernel_initializer="he_relu", name="head")])
-    with pytest.raises(NotPortable, match=r"`head` must be built.*Call the model once"):
+    with pytest.raises(NotPortable, match=r"`head` must be built.*Call it once, or give"):
         keras_he.make_portable(model)
     assert isinstance(model.layers[0].kernel_initializer, keras_he.KaimingNormal)
 

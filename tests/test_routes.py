@@ -38,6 +38,7 @@ OUTPUT_BANDS = {"float32": FLOAT32, "lora": FLOAT32, "int8": 2 * INT8, **ROUNDED
 # Before 3.15 attention's kernels have no axes, int4 has other steps, and configs have other keys.
 pytestmark = pytest.mark.newest
 every_model = pytest.mark.parametrize("name", MODELS)
+every_varied_model = pytest.mark.parametrize("name", VARIED)
 every_file = pytest.mark.parametrize(("name", "variant", "route"), FILES)
 
 
@@ -190,7 +191,7 @@ def test_a_rebuilt_model_draws_the_same_weights(name, rebuild):
         assert path.endswith("bias") or np.unique(one).size > 1
 
 
-@every_model
+@every_varied_model
 def test_a_clone_of_a_quantized_model_takes_its_weights(name, expected):
     model = routes.model(name, "int8")
     clone = keras.models.clone_model(model)
@@ -214,7 +215,7 @@ def test_a_clone_under_lora_draws_the_same_kernels(name):
 # Quantization and LoRA, before and after
 
 
-@every_model
+@every_varied_model
 def test_int8_stays_within_the_steps_of_its_roundings(name, expected):
     outputs, quantized = (expected[name, one]["outputs"] for one in ("float32", "int8"))
     routes.record("int8 beside float32", name, quantized, outputs, INT8)

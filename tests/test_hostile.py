@@ -29,7 +29,7 @@ calls = Calls()
 
 
 @keras.saving.register_keras_serializable("hostile")
-def tripwire(*_args, **_kwargs):
+def sprung(*_args, **_kwargs):
     calls.count += 1
     return 1.0
 
@@ -122,8 +122,8 @@ LAMBDA = {"class_name": "__lambda__", "config": {"value": "4wAAAAAAAAAA"}}
 FUNCTION = {
     "module": "builtins",
     "class_name": "function",
-    "config": "tripwire",
-    "registered_name": "hostile>tripwire",
+    "config": "sprung",
+    "registered_name": "hostile>sprung",
 }
 SYSTEM = {"module": "os", "class_name": "function", "config": "system", "registered_name": "system"}
 MODULE = {

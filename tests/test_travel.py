@@ -124,11 +124,13 @@ def arrays(path):
         return {name: file[name] for name in file.files}
 
 
-def assert_equal_arrays(first, second):
+def assert_equal_arrays(first, second, band=0.0):
+    """Asserts that weights are equal bit for bit, and predictions within a band."""
     assert first.keys() == second.keys()
     assert len(first) > 20
     for name in first:
-        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+        allowed = band if name == "predicted" else 0.0
+        np.testing.assert_allclose(first[name], second[name], rtol=0, atol=allowed, err_msg=name)
     assert first["predicted"].std() > 1e-3, "a constant output would prove nothing"
 
 
@@ -154,7 +156,10 @@ every_file = pytest.mark.parametrize(("kind", "ending"), FILES)
 def test_a_portable_file_loads_without_keras_he_bit_for_bit(written, loaded, kind, ending):
     assert loaded == keras.version()
     again = arrays(written / f"{kind}{ending}.read.npz")
-    assert_equal_arrays(again, arrays(written / f"{kind}.npz"))
+    # On PyTorch the kernels of Keras' `Orthogonal` lie column by column in memory, whatever is
+    # loaded into them, so sums run in another order: the longest has 36 terms of size 1 at most.
+    rounding = 36 * 2.0**-24 if BACKEND == "torch" and kind == "KaimingOrthogonal" else 0.0
+    assert_equal_arrays(again, arrays(written / f"{kind}.npz"), rounding)
 
 
 def contents(path):

@@ -18,7 +18,7 @@ from keras_he.errors import did_you_mean, invalid
 from keras_he.keras_activations import read_activation
 from keras_he.orthogonal import draw_orthogonal, largest_element
 from keras_he.quadrature import Moments
-from keras_he.regions import Part, cut_region, draw_region, empty_region, whole
+from keras_he.regions import WHOLE, Part, cut_region, draw_region, empty_region
 from keras_he.sampling import FURTHEST, STORAGE, Seed, check_std
 from keras_he.sharding import as_computed, to_sharded
 from keras_he.tensors import empty, is_tracing, to_tensor, untraced
@@ -132,7 +132,7 @@ class Kaiming(keras.initializers.VarianceScaling):
         else:
             part = partial(empty_region, shape, dtype=dtype)
         if layout is None:
-            return to_tensor(part(whole(shape)), dtype)
+            return to_tensor(part(WHOLE), dtype)
         return to_sharded(part, shape, dtype, layout)
 
     def standard_deviation(self, fans: geometries.Fans) -> float:

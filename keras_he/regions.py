@@ -8,6 +8,7 @@ between, where these are so few that a jump would take longer.
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -18,23 +19,21 @@ from keras_he.laws import Words
 from keras_he.sampling import (
     STORAGE,
     Memory,
+    Reader,
     Seed,
     aligned_empty,
     check_std,
     draw,
-    filler,
-    in_blocks,
-    store,
+    fill_values,
     word_reader,
 )
 
-_BLOCK = 2**18  # elements that a thread takes at a time
-_CHUNK = 2**16  # elements that stay in a core's cache through one law's arithmetic
 _GAP = 2**10  # words that are read in the time of one jump
 _SPAN = 2**18  # words that are read at a time, with those between runs
 
-Region = tuple[slice, ...]
+Region = tuple[slice, ...]  # an axis that is left out is whole
 Part = Callable[[Region], NDArray[Any]]  # returns a region of an array
+WHOLE: Region = ()
 
 
 def draw_region(
@@ -52,7 +51,7 @@ def draw_region(
     Args:
         law: As in `keras_he.sampling.draw`.
         shape: Shape of the whole array.
-        region: A slice of step 1 for each axis.
+        region: A slice of step 1 for each axis; an axis that is left out is whole.
         std: As in `keras_he.sampling.draw`.
         seed: As in `keras_he.sampling.draw`.
         dtype: As in `keras_he.sampling.draw`.
@@ -62,33 +61,14 @@ def draw_region(
     Raises:
         InvalidArgument: If values of this `std` do not fit into `dtype`.
     """
-    if region == whole(shape):
+    if region in (WHOLE, tuple(slice(0, size) for size in shape)):
         return draw(law, shape, std, seed, dtype, threads, memory)
     check_std(std, dtype)
     values = empty_region(shape, region, dtype, memory)
-    flat = values.reshape(-1)
-    if not flat.size:
-        return values
-    fill, factor = filler(law, std, dtype)
-    runs = _runs(shape, region)
-
-    def block(first: int) -> None:
-        read = word_reader(seed, shape)
-        scratch = np.empty((3, min(_CHUNK, flat.size)), np.float32)
-        for start in range(first, min(first + _BLOCK, flat.size), _CHUNK):
-            out = flat[start : start + _CHUNK]
-            drawn = out if dtype == "float32" else scratch[2, : len(out)]
-            fill(_words(read, *runs.pieces(start, len(out))), drawn, scratch)
-            if drawn is not out or factor != 1.0:
-                store(drawn, out, dtype, factor)
-
-    in_blocks(block, range(0, flat.size, _BLOCK), threads)
+    if values.size:
+        make_reader = partial(_region_reader, seed, shape, _runs(shape, region))
+        fill_values(values, law, std, dtype, make_reader, threads)
     return values
-
-
-def whole(shape: Sequence[int]) -> Region:
-    """Returns the region that is all of an array."""
-    return tuple(slice(0, size) for size in shape)
 
 
 def cut_region(array: NDArray[Any], region: Region) -> NDArray[Any]:
@@ -110,8 +90,9 @@ def empty_region(
 
 def limits(shape: Sequence[int], region: Region) -> tuple[tuple[int, int], ...]:
     """Returns the first index of a region along each axis, and the one after its last."""
-    bounds = [part.indices(size) for part, size in zip(region, shape, strict=True)]
-    return tuple((start, max(start, stop)) for start, stop, _ in bounds)
+    bounds = [part.indices(size) for part, size in zip(region, shape, strict=False)]
+    cut = [(start, max(start, stop)) for start, stop, _ in bounds]
+    return (*cut, *((0, size) for size in shape[len(cut) :]))
 
 
 class _Runs(NamedTuple):
@@ -155,7 +136,13 @@ def _runs(shape: Sequence[int], region: Region) -> _Runs:
     )
 
 
-def _words(read: Callable[[int, int], Words], starts: NDArray[Any], lengths: NDArray[Any]) -> Words:
+def _region_reader(seed: Seed, shape: Sequence[int], runs: _Runs) -> Reader:
+    """Returns a function that reads the words of a region, as if there were no others."""
+    read = word_reader(seed, shape)
+    return lambda first, count: _words(read, *runs.pieces(first, count))
+
+
+def _words(read: Reader, starts: NDArray[Any], lengths: NDArray[Any]) -> Words:
     """Returns the words of pieces, one after the other."""
     if len(starts) == 1:
         return read(int(starts[0]), int(lengths[0]))

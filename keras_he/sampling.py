@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,7 @@ FURTHEST = 6.4  # no law's value exceeds this many standard deviations
 
 Seed = int | tuple[int, ...]
 Memory = Callable[[Sequence[int], type[np.generic]], NDArray[Any]]
+Reader = Callable[[int, int], laws.Words]  # takes the number of the first word, and how many
 
 _UINT32 = {number: np.array(number, np.uint32) for number in (1, 16, 0x7FFF)}
 
@@ -80,21 +81,43 @@ def draw(
     """
     check_std(std, dtype)
     values = (memory or aligned_empty)(shape, STORAGE[dtype])
+    fill_values(values, law, std, dtype, partial(word_reader, seed, shape), threads)
+    return values
+
+
+def fill_values(
+    values: NDArray[Any],
+    law: str,
+    std: float,
+    dtype: str,
+    make_reader: Callable[[], Reader],
+    threads: int | None = None,
+) -> None:
+    """Fills an array with the values of as many words.
+
+    Args:
+        values: A C-contiguous array of `dtype`, as it is stored.
+        law: As in `draw`.
+        std: As in `draw`.
+        dtype: As in `draw`.
+        make_reader: Returns what reads the words; each block has its own.
+        threads: As in `draw`.
+    """
     flat = values.reshape(-1)
-    fill, factor = filler(law, std, dtype)
-    threads = thread_count() if threads is None else threads
+    fill, factor = _filler(law, std, dtype)
+    if threads is None:
+        threads = thread_count() if flat.size > _CHUNK else 1
     # Blocks of whole chunks, four for each thread where there are as many.
     size = min(_BLOCK, max(1, flat.size // (4 * threads * _CHUNK)) * _CHUNK)
 
     def block(first: int) -> None:
         out = flat[first : first + size]
-        _fill_block(fill, word_reader(seed, shape), first, out, dtype, factor)
+        _fill_block(fill, make_reader(), first, out, dtype, factor)
 
     in_blocks(block, range(0, flat.size, size), threads)
-    return values
 
 
-def filler(law: str, std: float, dtype: str) -> tuple[laws.Fill, float]:
+def _filler(law: str, std: float, dtype: str) -> tuple[laws.Fill, float]:
     """Returns what fills values from words, and the factor that they are to be stored with."""
     # Within these limits `std` goes into the law's float32 coefficients and costs nothing.
     folded = dtype != "float64" and 2.0**-60 <= std <= 2.0**30
@@ -106,7 +129,7 @@ def _made(law: Callable[[float], laws.Fill], std: float) -> laws.Fill:
     return law(std)
 
 
-def word_reader(seed: Seed, shape: Sequence[int]) -> Callable[[int, int], laws.Words]:
+def word_reader(seed: Seed, shape: Sequence[int]) -> Reader:
     """Returns a function that reads words of an array's stream: the first, and how many."""
     generator, position = np.random.PCG64DXSM(_stream(seed, shape)), 0
 
@@ -135,6 +158,10 @@ def in_blocks(block: Callable[[int], None], starts: range, threads: int | None) 
     """Calls `block` for all `starts`, in this thread and others; None is `thread_count()`."""
     threads = thread_count() if threads is None else threads
     helpers = min(threads, len(starts)) - 1
+    if helpers <= 0:
+        for start in starts:
+            block(start)
+        return
     pending = deque(starts)
 
     def work() -> None:
@@ -145,9 +172,6 @@ def in_blocks(block: Callable[[int], None], starts: range, threads: int | None) 
                 return
             block(start)
 
-    if helpers <= 0:
-        work()
-        return
     pool = ThreadPoolExecutor(helpers, thread_name_prefix="keras_he")
     tasks = []
     try:
@@ -225,12 +249,7 @@ def store(
 
 
 def _fill_block(
-    fill: laws.Fill,
-    read: Callable[[int, int], laws.Words],
-    first: int,
-    out: NDArray[Any],
-    dtype: str,
-    factor: float,
+    fill: laws.Fill, read: Reader, first: int, out: NDArray[Any], dtype: str, factor: float
 ) -> None:
     """Fills `out` with the elements of a stream from `first` on."""
     scratch = np.empty((2 if dtype == "float32" else 3, min(_CHUNK, len(out))), np.float32)
@@ -244,10 +263,16 @@ def _fill_block(
             store(values, target, dtype, factor, scratch[0])
         if outer is not None:
             tail.append(words[outer])
-            places.append(np.add(outer, start, out=outer))
+            places.append(outer + start if start else outer)
         del words  # their memory is there for the next ones
     if places:
-        values = fill.tail(np.concatenate(tail))
-        stored = np.empty(len(values), out.dtype)
-        store(values, stored, dtype, factor)
-        out[np.concatenate(places)] = stored
+        values = fill.tail(_joined(tail))
+        stored = values
+        if dtype != "float32" or factor != 1.0:
+            stored = np.empty(len(values), out.dtype)
+            store(values, stored, dtype, factor)
+        out[_joined(places)] = stored
+
+
+def _joined(arrays: list[NDArray[Any]]) -> NDArray[Any]:
+    return np.concatenate(arrays) if len(arrays) > 1 else arrays[0]

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 
 from keras_he.errors import invalid
-from keras_he.regions import Part, limits, whole
+from keras_he.regions import WHOLE, Part, limits
 from keras_he.tensors import is_tracing, to_jax_dtype, to_tensor
 
 
@@ -33,7 +33,7 @@ def to_sharded(part: Part, shape: Sequence[int], dtype: str, layout: Any) -> Any
     import jax
 
     if is_tracing():
-        kernel = to_tensor(part(whole(shape)), dtype)
+        kernel = to_tensor(part(WHOLE), dtype)
         return jax.lax.with_sharding_constraint(kernel, sharding)
     holders: dict[tuple[tuple[int, int], ...], list[Any]] = {}
     for device, region in sharding.addressable_devices_indices_map(tuple(shape)).items():

@@ -24,16 +24,15 @@ from keras_he.sampling import ALIGNMENT, aligned_empty
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _WORTH_LENDING = 2**22  # bytes, from which on cleared pages cost more than TensorFlow's calls
-_WORTH_SHARING = 2**16  # bytes, from which on a graph of TensorFlow should hold no copy
+_WORTH_SHARING = 2**16  # bytes, from which on a copy costs more than what it saves
 
 
 def empty(shape: Sequence[int], dtype: type[np.generic]) -> NDArray[Any]:
-    """Returns an uninitialized aligned array, in TensorFlow's memory where that is faster."""
-    if (
-        keras.backend.backend() != "tensorflow"
-        or math.prod(shape) * np.dtype(dtype).itemsize < _WORTH_LENDING
-        or is_tracing()
-    ):
+    """Returns an uninitialized array, in the memory that the backend takes over soonest."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if keras.backend.backend() != "tensorflow":
+        return aligned_empty(shape, dtype) if size >= _WORTH_SHARING else np.empty(shape, dtype)
+    if size < _WORTH_LENDING or is_tracing():
         return aligned_empty(shape, dtype)
     import tensorflow as tf
 
@@ -60,10 +59,7 @@ def to_tensor(array: NDArray[Any], dtype: str) -> Any:
         array: C-contiguous; for `dtype="bfloat16"` its bits as uint16.
         dtype: Dtype of the tensor.
     """
-    hand_over = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}.get(
-        keras.backend.backend(), _copied
-    )
-    return keras.ops.convert_to_tensor(hand_over(array, dtype), dtype=dtype)
+    return _HAND_OVERS.get(keras.backend.backend(), _copied)(array, dtype)
 
 
 def is_tracing() -> bool:
@@ -236,32 +232,31 @@ def _jax(array: NDArray[Any], dtype: str) -> Any:
     import jax
 
     array = to_jax_dtype(array, dtype)
-    place = jax.sharding.SingleDeviceSharding(_jax_device())
-    # It shares aligned memory and copies other; `device_put` does the same in twice the time. Also
-    # in traced code it is numbers: a variable that holds them outlives the trace.
-    return jax.make_array_from_callback(array.shape, place, lambda _: array)
-
-
-def _jax_device() -> Any:
-    """Returns the device that JAX would put an array on."""
-    import jax
-
-    default = jax.config.jax_default_device
-    if default is None or isinstance(default, str):
-        return jax.local_devices(backend=default)[0]
-    return default
+    # Neither commits the tensor to its device, so it follows what it is computed with.
+    put = jax.device_put if array.nbytes >= _WORTH_SHARING else jax.numpy.asarray
+    tensor = put(array)
+    if isinstance(tensor, jax.core.Tracer):
+        # It is numbers also in traced code: a variable that holds them outlives the trace.
+        with jax.ensure_compile_time_eval():
+            tensor = put(array)
+    return tensor
 
 
 def _torch(array: NDArray[Any], dtype: str) -> Any:
     import torch
 
     if dtype == "bfloat16":
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
+        tensor = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    else:
+        tensor = torch.from_numpy(array)
+    return keras.ops.convert_to_tensor(tensor)  # on Keras' device
 
 
 def _copied(array: NDArray[Any], dtype: str) -> Any:
     """Returns what any other backend of Keras (NumPy, OpenVINO) converts by itself."""
     if dtype == "bfloat16":
-        return (array.astype(np.uint32) << 16).view(np.float32)
-    return array
+        array = (array.astype(np.uint32) << 16).view(np.float32)
+    return keras.ops.convert_to_tensor(array, dtype=dtype)
+
+
+_HAND_OVERS = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from processes import free_ports, run_together
 
 import keras_he
-from keras_he import regions
+from keras_he import regions, sampling
 from keras_he.errors import InvalidArgument
 from keras_he.regions import draw_region
 from keras_he.sampling import ALIGNMENT, draw
@@ -74,8 +74,8 @@ def test_any_region_cut_anywhere_has_its_values(given, gap, span, chunk):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(regions, "_GAP", gap)
         patch.setattr(regions, "_SPAN", span)
-        patch.setattr(regions, "_CHUNK", chunk)
-        patch.setattr(regions, "_BLOCK", 3 * chunk)
+        patch.setattr(sampling, "_CHUNK", chunk)
+        patch.setattr(sampling, "_BLOCK", 3 * chunk)
         values = draw_region("uniform", shape, region, 1.0, 3, "float32", threads=1)
     assert np.array_equal(values, draw("uniform", shape, 1.0, 3, "float32")[region])
 
@@ -99,7 +99,6 @@ def test_of_a_region_no_other_element_is_drawn(monkeypatch, name):
 
 def count_draws(replace, drawn):
     """Appends to `drawn` how many words become values, wherever that happens."""
-    from keras_he import sampling
 
     def counting(make):
         def made(std):
@@ -161,6 +160,7 @@ DEVICES = """
 import json, math, os, sys, tempfile
 import jax, keras, numpy as np
 import keras_he
+from keras_he import sampling
 
 DRAWN = []
 count_draws(setattr, DRAWN)
@@ -308,6 +308,14 @@ def direct():
     results["empty"] = draw((0, 64), layout=layout).shape == (0, 64)
     one = jax.sharding.SingleDeviceSharding(jax.devices()[3])
     results["one device"] = draw((96, 64), layout=one).devices() == {jax.devices()[3]}
+    # As Keras' kernels, it is committed to no device, and goes where it is computed with.
+    place = jax.sharding.NamedSharding(layout.mesh, jax.sharding.PartitionSpec(None, "model"))
+    for shape in ((96, 64), (512, 512)):
+        kernel = draw(shape)
+        spread = jax.jit(lambda x: x * 2, in_shardings=place)(kernel)
+        followed = len(spread.sharding.device_set) == 8 and not kernel.committed
+        results[f"goes where it is needed, {shape}"] = followed and np.array_equal(
+            whole(spread), 2 * whole(kernel))
     with keras_he.tensors.double_precision():
         double = draw((96, 64), "float64", layout)
         results["float64"] = double.dtype == "float64" and np.array_equal(
@@ -437,7 +445,7 @@ def test_layouts_given_by_hand_are_honoured(eight):
     found = dict(eight["direct"])
     assert "62" in found.pop("uneven")  # JAX lays out equal shards only, and says so
     assert all(found.values()), found
-    assert len(found) == 7
+    assert len(found) == 9
 
 
 @jax_only

@@ -33,7 +33,7 @@ PARTS = {
     "calls": ("sampler", "calls", ALL),
     "memory": ("memory", "peaks", ALL),
     "building": ("building", "building", ALL),
-    "loading": ("building", "loading", ("tensorflow",)),
+    "loading": ("building", "loading", ALL),
     "initialize": ("building", "initializing", ("tensorflow",)),
     "startup": ("startup", "rows", ("tensorflow",)),
 }

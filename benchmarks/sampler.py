@@ -84,7 +84,7 @@ def throughput(quick: bool) -> list[dict[str, Any]]:
         shape = (1000, size // 1000)
         for dtype in DTYPES[: 1 if quick else 2]:
             cases = {name: partial(draw, shape, dtype) for name, draw in draws.items()}
-            rounds, limit = (5, 20.0) if size > 10**6 else (50, 3.0)
+            rounds, limit = (11, 40.0) if size > 10**6 else (50, 3.0)
             largest = size == max(SIZES)  # where some peers take half a minute for one draw
             times = interleaved(
                 cases,
@@ -113,26 +113,25 @@ def calls(quick: bool) -> list[dict[str, Any]]:
 
 def threads(quick: bool) -> list[dict[str, Any]]:
     """Returns the time of a draw by number of threads, and whether a second core was idle."""
-    rows, idle = [], []
     size = 64 * 10**6
     counts = [n for n in (1, 2, 4, 8, 16) if n <= (os.cpu_count() or 1)]
-
-    def drawn(draw: Draw, count: int) -> Any:
-        os.environ[THREADS_VARIABLE] = str(count)
-        return draw((1000, size // 1000), "float32")
-
-    cases = {(n, c): partial(drawn, d, c) for n, d in ours().items() for c in counts}
-    times: dict[Any, list[float]] = {case: [] for case in cases}
+    rows = {
+        (name, n): row("threads", BACKEND, name, [], size=size, threads=n, second_core=[])
+        for name in ours()
+        for n in counts
+    }
     try:
-        for number in range(4 if quick else 12):
-            before = second_core()
-            once = interleaved(cases, 1, warm=int(number == 0), before=partial(touched, size))
-            idle.append(min(before, second_core()))
-            for case, seconds in once.items():
-                times[case] += seconds
+        for number in range(-1, 8 if quick else 30):
+            for name, draw in ours().items():
+                for count in counts:
+                    os.environ[THREADS_VARIABLE] = str(count)
+                    case = {count: partial(draw, (1000, size // 1000), "float32")}
+                    before = second_core()
+                    once = interleaved(case, 1, warm=0, before=partial(touched, size))
+                    idle = min(before, second_core())
+                    if number >= 0:
+                        rows[name, count]["seconds"] += once[count]
+                        rows[name, count]["second_core"].append(idle)
     finally:
         os.environ.pop(THREADS_VARIABLE, None)
-    for (name, count), seconds in times.items():
-        of = {"size": size, "threads": count, "second_core": idle}
-        rows.append(row("threads", BACKEND, name, seconds, **of))
-    return rows
+    return list(rows.values())

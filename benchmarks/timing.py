@@ -4,6 +4,7 @@ Times are compared only within one run: each round calls every case once, in ano
 that comes and goes falls on all of them. `second_core` tells whether there was a core to spare.
 """
 
+import hashlib
 import os
 import platform
 import random
@@ -14,8 +15,6 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 PACKAGES = ("keras", "numpy", "tensorflow-cpu", "tensorflow", "jax", "torch", "anyinit")
 
@@ -61,10 +60,15 @@ def repeated(function: Callable[[], object], count: int) -> Callable[[], object]
 
 
 def second_core() -> float:
-    """Returns how much more two threads do than one, in loops that need no lock: 2 if idle."""
+    """Returns how much more two threads do than one: 2 if a second core is idle.
+
+    They hash the same mebibyte again and again, and need neither a lock nor other memory for it.
+    """
+    data = bytes(2**20)
 
     def spin() -> None:
-        np.random.PCG64DXSM(1).random_raw(3_000_000)
+        for _ in range(12):
+            hashlib.blake2b(data)
 
     def seconds(threads: int) -> float:
         others = [threading.Thread(target=spin) for _ in range(threads - 1)]

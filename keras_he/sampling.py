@@ -265,6 +265,7 @@ def _fill_block(
             tail.append(words[outer])
             places.append(outer + start if start else outer)
         del words  # their memory is there for the next ones
+    del values, scratch  # so that the tail takes no memory beside theirs
     if places:
         values = fill.tail(_joined(tail))
         stored = values

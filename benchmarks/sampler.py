@@ -112,26 +112,30 @@ def calls(quick: bool) -> list[dict[str, Any]]:
 
 
 def threads(quick: bool) -> list[dict[str, Any]]:
-    """Returns the time of a draw by number of threads, and whether a second core was idle."""
+    """Returns the time of a draw by number of threads, and whether a second core was idle then.
+
+    On PyTorch also that of `torch.nn.init`, whose normal law has one thread.
+    """
     size = 64 * 10**6
     counts = [n for n in (1, 2, 4, 8, 16) if n <= (os.cpu_count() or 1)]
-    rows = {
-        (name, n): row("threads", BACKEND, name, [], size=size, threads=n, second_core=[])
-        for name in ours()
-        for n in counts
-    }
+    others = {name: draw for name, draw in peers().items() if name.startswith("torch kaiming")}
+    cases = [(name, draw, count) for name, draw in ours().items() for count in counts]
+    cases += [(name, draw, counts[-1]) for name, draw in others.items()]
+    rows = [
+        row("threads", BACKEND, name, [], size=size, threads=count, second_core=[])
+        for name, _, count in cases
+    ]
     try:
         for number in range(-1, 8 if quick else 30):
-            for name, draw in ours().items():
-                for count in counts:
-                    os.environ[THREADS_VARIABLE] = str(count)
-                    case = {count: partial(draw, (1000, size // 1000), "float32")}
-                    before = second_core()
-                    once = interleaved(case, 1, warm=0, before=partial(touched, size))
-                    idle = min(before, second_core())
-                    if number >= 0:
-                        rows[name, count]["seconds"] += once[count]
-                        rows[name, count]["second_core"].append(idle)
+            for (_, draw, count), taken in zip(cases, rows, strict=True):
+                os.environ[THREADS_VARIABLE] = str(count)
+                case = {"once": partial(draw, (1000, size // 1000), "float32")}
+                before = second_core()
+                seconds = interleaved(case, 1, warm=0, before=partial(touched, size))["once"]
+                idle = min(before, second_core())
+                if number >= 0:
+                    taken["seconds"] += seconds
+                    taken["second_core"].append(idle)
     finally:
         os.environ.pop(THREADS_VARIABLE, None)
-    return list(rows.values())
+    return rows

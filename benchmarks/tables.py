@@ -76,6 +76,13 @@ def required(rows: Rows) -> Iterable[Table]:
             sign = "≤" if most else "≥"
             lines.append([what, f"{sign} {bound}", f"{measured:.2f}", "yes" if holds else "no"])
 
+    def promise_idle(what: str, slow: Rows, fast: Rows, bound: float) -> None:
+        if slow and fast:
+            told = idle_gain(slow[0], fast[0])
+            promise(f"{what}, second core idle", told, bound)
+            if told is None:
+                lines.append([f"{what}, second core idle", f"≥ {bound}", "", "it was busy"])
+
     for backend, mine, peer, bound in (
         ("tensorflow", normal, "keras HeNormal", 2.5),
         ("tensorflow", normal, "keras untruncated", 1.5),
@@ -84,8 +91,6 @@ def required(rows: Rows) -> Iterable[Table]:
         ("jax", normal, "keras HeNormal", 2.5),
         ("jax", truncated, "keras HeNormal", 3.5),
         ("jax", uniform, "keras HeUniform", 5),
-        ("torch", normal, "torch kaiming_normal_", 1.2),
-        ("torch", uniform, "torch kaiming_uniform_", 1.8),
     ):
         here = pick(large, backend=backend)
         times = ratio(one(here, what=peer), one(here, what=mine))
@@ -116,22 +121,28 @@ def required(rows: Rows) -> Iterable[Table]:
         ]
         spread = max(speeds) / min(speeds) if len(speeds) > 1 else None
         promise(f"TensorFlow: {law}, fastest over slowest from 1e7 values", spread, 1.3, most=True)
+    for law, peer, bound in (
+        (normal, "torch kaiming_normal_", 1.2),
+        (uniform, "torch kaiming_uniform_", 1.8),
+    ):
+        slow, fast = (pick(rows, table="threads", backend="torch", what=w) for w in (peer, law))
+        what = f"PyTorch: {law}, times as fast as {peer}"
+        promise_idle(what, slow, pick(fast, threads=2), bound)
     for law in LAWS[:2]:
-        gains = thread_gains(rows, law)
-        promise(f"{law}: two threads, times as fast as one, second core idle", gains, 1.6)
+        single = pick(rows, table="threads", backend="tensorflow", what=law, threads=1)
+        double = pick(rows, table="threads", backend="tensorflow", what=law, threads=2)
+        promise_idle(f"{law}: two threads, times as fast as one", single, double, 1.6)
     yield Table("What is promised", ["", "promised", "measured", "holds"], lines)
 
 
-def thread_gains(rows: Rows, law: str) -> float | None:
-    """Returns the median gain of two threads, over the rounds in which a second core was idle."""
-    found = [one(rows, table="threads", what=law, threads=count) for count in (1, 2)]
-    if not all(found):
-        return None
-    single, double = found
-    idle = [i for i, gain in enumerate(double["second_core"]) if gain >= IDLE]
-    if len(idle) < 3:
-        return None
-    return statistics.median(single["seconds"][i] / double["seconds"][i] for i in idle)
+def idle_gain(slow: dict[str, Any], fast: dict[str, Any]) -> float | None:
+    """Returns how many times longer the first took, in the rounds where the second had two cores.
+
+    The median over those rounds, or None where they are fewer than three.
+    """
+    rounds = zip(slow["seconds"], fast["seconds"], fast["second_core"], strict=True)
+    gains = [one / other for one, other, idle in rounds if idle >= IDLE]
+    return statistics.median(gains) if len(gains) >= 3 else None
 
 
 def draws(rows: Rows) -> Iterable[Table]:
@@ -155,28 +166,31 @@ def _rate(row: dict[str, Any] | None) -> str:
 
 def threads(rows: Rows) -> Iterable[Table]:
     """Yields how a draw grows with threads, and what the second core had to give."""
-    found = pick(rows, table="threads")
-    counts = values(found, "threads")
-    lines = []
-    for law in values(found, "what"):
-        cells = [one(found, what=law, threads=count) for count in counts]
-        lines.append([law, *(_rate(row) for row in cells)])
-        control = cells[-1]["second_core"]
-        idle = [i for i, gain in enumerate(control) if gain >= IDLE]
-        told = thread_gains(rows, law)
-        lines[-1] += [
-            f"{statistics.median(control):.2f}",
-            f"{len(idle)} of {len(control)}",
-            "" if told is None else f"{told:.2f}",
-        ]
-    if found:
-        header = ["control", "rounds with an idle core", "two threads gain in those"]
-        yield Table(
-            "Millions of values a second, by threads; the control is what a second thread gains a "
-            f"loop that needs no lock and no memory, idle from {IDLE}",
-            ["", *(f"{count} threads" for count in counts), *header],
-            lines,
+    for backend in values(pick(rows, table="threads"), "backend"):
+        found = pick(rows, table="threads", backend=backend)
+        counts = values(found, "threads")
+        lines = []
+        for what in values(found, "what"):
+            cells = [one(found, what=what, threads=count) for count in counts]
+            several = cells[-1] or found[-1]
+            control = several["second_core"]
+            gain = idle_gain(cells[0], several) if cells[0] else None
+            lines.append(
+                [
+                    what,
+                    *(_rate(row) for row in cells),
+                    f"{statistics.median(control):.2f}",
+                    f"{sum(idle >= IDLE for idle in control)} of {len(control)}",
+                    "" if gain is None else f"{gain:.2f}",
+                ]
+            )
+        title = (
+            f"{BACKENDS[backend]}: millions of values a second, by threads; the control is what a "
+            f"second thread gains a loop that needs no lock and no memory, idle from {IDLE}"
         )
+        header = [f"threads: {count}" for count in counts]
+        header += ["control", "rounds with an idle core", "gain in those"]
+        yield Table(title, ["", *header], lines)
 
 
 def calls(rows: Rows) -> Iterable[Table]:
@@ -212,7 +226,7 @@ def _peak(row: dict[str, Any] | None) -> str:
     if not row:
         return ""
     if row["tensor"] < 32 * 2**20:
-        return f"+{(row['bytes'] - row['tensor']) / 2**20:.1f} MiB"
+        return f"{round((row['bytes'] - row['tensor']) / 2**20, 1) + 0.0:+.1f} MiB"
     return f"{row['bytes'] / row['tensor']:.3f}"
 
 
@@ -259,7 +273,7 @@ def layers(rows: Rows) -> Iterable[Table]:
     lines = []
     names = values(found, "network")
     for backend in values(found, "backend"):
-        for what in values(found, "what"):
+        for what in values(pick(found, backend=backend), "what"):
             cells = [one(found, backend=backend, what=what, network=name) for name in names]
             counts = [int(name.split()[0]) for name in names]
             each = [
@@ -315,7 +329,7 @@ def plot(rows: Rows, path: str, note: str) -> None:
         axis.set_title(BACKENDS[backend])
         axis.set_xlabel("values in one draw, float32")
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=7, loc="lower right")
+        axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2)
     axes[0][0].set_ylabel("values a second")
     figure.suptitle(textwrap.fill(note, 32 * len(axes[0]) + 48), fontsize=8)
     figure.tight_layout()

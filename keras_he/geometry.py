@@ -220,10 +220,10 @@ def matrix_axes(shape: Sequence[int], geometry: Geometry) -> Matrices:
 def checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
     """Returns the shape as a tuple of integers, none of them unknown or negative."""
     try:
-        sizes = tuple(integer(size) for size in shape)
+        sizes = tuple([integer(size) for size in shape])  # a list: a generator takes twice as long
     except TypeError:
         sizes = (-1,)
-    if any(not 0 <= size <= _LARGEST for size in sizes):
+    if sizes and not 0 <= min(sizes) <= max(sizes) <= _LARGEST:
         raise invalid("shape", "a sequence of known, non-negative integers", shape)
     return sizes
 

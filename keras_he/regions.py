@@ -61,7 +61,7 @@ def draw_region(
     Raises:
         InvalidArgument: If values of this `std` do not fit into `dtype`.
     """
-    if region in (WHOLE, tuple(slice(0, size) for size in shape)):
+    if region == WHOLE or limits(shape, region) == limits(shape, WHOLE):
         return draw(law, shape, std, seed, dtype, threads, memory)
     check_std(std, dtype)
     values = empty_region(shape, region, dtype, memory)

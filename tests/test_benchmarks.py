@@ -35,9 +35,15 @@ def test_medians_make_the_ratios():
 
 
 def test_threads_are_judged_only_where_a_second_core_was_idle():
-    assert tables.thread_gains(ROWS, "KaimingNormal") == 2.0
-    busy = [{**one, "second_core": [1, 1, 1.9, 2]} for one in ROWS]
-    assert tables.thread_gains(busy, "KaimingNormal") is None
+    single, double = ROWS[-2:]
+    assert tables.idle_gain(single, double) == 2.0
+    assert tables.idle_gain(single, {**double, "second_core": [1, 1, 1.9, 2]}) is None
+    promised = next(iter(tables.tables(ROWS)))
+    assert promised.lines[-1][1:] == ["≥ 1.6", "2.00", "yes"]
+    busy = [{**one, "second_core": [1, 1, 1, 1]} for one in ROWS]
+    promised, *_, last = tables.tables(busy)
+    assert promised.lines[-1][1:] == ["≥ 1.6", "", "it was busy"]
+    assert last.lines == [["KaimingNormal", "0", "0", "1.00", "0 of 4", ""]]
 
 
 @pytest.mark.parametrize("part", run.PARTS)

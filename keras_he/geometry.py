@@ -115,7 +115,8 @@ def fans(
         He et al. (2015), arXiv:1502.01852, section 2.2: `n = k²c` forward, `n̂ = k²d` backward.
     """
     return geometry_fans(
-        shape, make_geometry(geometry, strides, groups, gates, input_axes, output_axes)
+        checked_shape(shape),
+        make_geometry(geometry, strides, groups, gates, input_axes, output_axes),
     )
 
 
@@ -163,13 +164,9 @@ def make_geometry(
     )
 
 
-def geometry_fans(shape: Sequence[int], geometry: Geometry) -> Fans:
-    """Returns the fans of a kernel of this shape; see `fans`."""
-    return _fans(checked_shape(shape), geometry)
-
-
 @lru_cache(maxsize=1024)  # networks have many kernels of one shape
-def _fans(shape: tuple[int, ...], geometry: Geometry) -> Fans:
+def geometry_fans(shape: tuple[int, ...], geometry: Geometry) -> Fans:
+    """Returns the fans of a kernel of this shape; see `fans`."""
     matrices = matrix_axes(shape, geometry)
 
     def product(axes: tuple[int, ...]) -> int:

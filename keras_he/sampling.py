@@ -149,8 +149,9 @@ def _stream(seed: Seed, shape: Sequence[int]) -> np.random.SeedSequence:
     """Returns the key of an array's stream."""
     if isinstance(seed, int) and seed < 2**128 and max(shape, default=0) < 2**32:
         # The words that the line below comes to, in half of its time.
-        words = (seed, seed >> 32, seed >> 64, seed >> 96, len(shape), *shape)
-        return np.random.SeedSequence(np.array([word % 2**32 for word in words], np.uint32))
+        low = 2**32 - 1
+        parts = (seed & low, seed >> 32 & low, seed >> 64 & low, seed >> 96)
+        return np.random.SeedSequence(np.array((*parts, len(shape), *shape), np.uint32))
     return np.random.SeedSequence(seed, spawn_key=(len(shape), *shape))
 
 

@@ -329,7 +329,7 @@ def plot(rows: Rows, path: str, note: str) -> None:
         axis.set_title(BACKENDS[backend])
         axis.set_xlabel("values in one draw, float32")
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2)
+        axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2)
     axes[0][0].set_ylabel("values a second")
     figure.suptitle(textwrap.fill(note, 32 * len(axes[0]) + 48), fontsize=8)
     figure.tight_layout()

@@ -105,8 +105,7 @@ def fill_values(
     """
     flat = values.reshape(-1)
     fill, factor = _filler(law, std, dtype)
-    if threads is None:
-        threads = thread_count() if flat.size > _CHUNK else 1
+    threads = thread_count() if threads is None else threads
     # Blocks of whole chunks, four for each thread where there are as many.
     size = min(_BLOCK, max(1, flat.size // (4 * threads * _CHUNK)) * _CHUNK)
 

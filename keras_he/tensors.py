@@ -237,12 +237,8 @@ def _jax(array: NDArray[Any], dtype: str) -> Any:
     if jax.device_count() == 1 and jax.default_backend() == "cpu":
         place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         return jax.make_array_from_callback(array.shape, place, lambda _: array)
-    tensor = jax.device_put(array)
-    if isinstance(tensor, jax.core.Tracer):
-        # It is numbers also in traced code: a variable that holds them outlives the trace.
-        with jax.ensure_compile_time_eval():
-            tensor = jax.device_put(array)
-    return tensor
+    with jax.ensure_compile_time_eval():  # numbers, which outlive a trace, as the first's are
+        return jax.device_put(array)
 
 
 def _torch(array: NDArray[Any], dtype: str) -> Any:

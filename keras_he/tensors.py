@@ -13,6 +13,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import keras
@@ -220,10 +221,12 @@ def _tensorflow(array: NDArray[Any], dtype: str) -> Any:
 
 def to_jax_dtype(array: NDArray[Any], dtype: str) -> NDArray[Any]:
     """Returns the array in the dtype that it has in JAX."""
+    if dtype not in ("bfloat16", "float64"):
+        return array
     import jax
 
     if dtype == "bfloat16":
-        array = array.view(jax.numpy.bfloat16)
+        return array.view(jax.numpy.bfloat16)
     # Without `jax_enable_x64` JAX has no float64, and says so in a warning at every draw.
     return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
 
@@ -234,11 +237,20 @@ def _jax(array: NDArray[Any], dtype: str) -> Any:
     array = to_jax_dtype(array, dtype)
     # Both share aligned memory and copy other. The first takes half of the time, and commits the
     # tensor to its device: it is for where there is no other, for tensors go where they are needed.
-    if jax.device_count() == 1 and jax.default_backend() == "cpu":
-        place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    place = _only_place(jax.local_devices()[0])
+    if place is not None:
         return jax.make_array_from_callback(array.shape, place, lambda _: array)
     with jax.ensure_compile_time_eval():  # numbers, which outlive a trace, as the first's are
         return jax.device_put(array)
+
+
+@lru_cache(maxsize=1)
+def _only_place(device: Any) -> Any:
+    """Returns where all tensors of JAX lie if there is one device, a CPU, and None otherwise."""
+    import jax
+
+    alone = jax.device_count() == 1 and device.platform == "cpu"
+    return jax.sharding.SingleDeviceSharding(device) if alone else None
 
 
 def _torch(array: NDArray[Any], dtype: str) -> Any:

@@ -68,7 +68,7 @@ def test_fan_avg_is_the_mean_of_both_conditions_not_of_the_fans():
 # The digest of a float32 kernel of shape (3, 5, 64, 65) and seed 7, equal on every backend, in
 # every process, on every number of threads. The orthogonal law depends on LAPACK: digits of it.
 DIGESTS = {
-    "normal": "a5a2caa4e386b303",
+    "normal": "5e8043ceb8795ff1",
     "uniform": "98c6270e3f46ee64",
     "truncated_normal": "f2f7add1221bb5d6",
 }

@@ -105,7 +105,7 @@ def calls(quick: bool) -> list[dict[str, Any]]:
             name: repeated(partial(draw, shape, "float32"), 20)
             for name, draw in {**ours(), **peers()}.items()
         }
-        for name, times in interleaved(cases, 20 if quick else 60, 10.0, warm=2).items():
+        for name, times in interleaved(cases, 20 if quick else 150, 15.0, warm=2).items():
             one = [seconds / 20 for seconds in times]
             rows.append(row("call", BACKEND, name, one, shape=list(shape)))
     return rows

@@ -143,7 +143,7 @@ def _normalises_batches(model: Any) -> bool:
 def _steps(model: Any) -> int:
     """Returns the number of steps that a model was trained for, as far as its optimizer knows."""
     steps = getattr(getattr(model, "optimizer", None), "iterations", None)
-    return 0 if steps is None else int(steps)
+    return 0 if steps is None else int(keras.ops.convert_to_numpy(steps))
 
 
 def _written(data: Any, of_targets: bool) -> str:

@@ -173,6 +173,7 @@ def gradients(function: Callable[[list[Any]], Any], values: list[Any]) -> list[A
     if backend == "tensorflow":
         import tensorflow as tf
 
+        values = [tf.identity(value) for value in values]  # of one replica, within a strategy
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             for value in values:
                 tape.watch(value)

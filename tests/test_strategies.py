@@ -98,6 +98,21 @@ keras_he.initialize(outside, X, seed=4)
 RESULTS["initialize"] = [
     equal(one, alone.get_weights()) for model in (inside, outside) for one in replicas(model)]
 
+with strategy.scope():
+    model = network()
+    model.compile("sgd", "mse")
+    logger = keras_he.SignalLogger((X, Y), loss="mse", every=1)
+    model.fit(X, Y, epochs=2, verbose=0, callbacks=[logger])
+    reports = [keras_he.audit(model, (X, Y), loss="mse")]
+reports.append(keras_he.audit(model, (X, Y), loss="mse"))
+copied = network()
+copied.set_weights(model.get_weights())
+copied.compile("sgd", "mse")
+copied.optimizer.iterations.assign(model.optimizer.iterations.numpy())
+reports.append(keras_he.audit(copied, (X, Y), loss="mse"))
+RESULTS["audit"] = [repr([row.figures for row in report.kernels]) for report in reports]
+RESULTS["logged"] = len(logger.reports)
+
 for name, seed in {"unseeded": None, "generator": keras.random.SeedGenerator(5)}.items():
     with strategy.scope():
         model = network(seed=seed)
@@ -234,6 +249,13 @@ def test_a_mirrored_model_trains_saves_and_loads_as_on_one_device(mirrored, law)
 
 def test_initialize_gives_every_replica_the_weights_of_one_device(mirrored):
     assert mirrored["initialize"] == [True] * 4  # two replicas, within the scope and outside
+
+
+def test_audit_finds_in_a_mirrored_model_what_it_finds_on_one_device(mirrored):
+    inside, outside, alone = mirrored["audit"]
+    assert "update_ratio=" in alone
+    assert inside == outside == alone
+    assert mirrored["logged"] == 3  # before the first step, and after each
 
 
 @pytest.mark.parametrize("name", ["unseeded", "generator", "unbuilt"])

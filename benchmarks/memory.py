@@ -16,18 +16,19 @@ from typing import Any
 
 WARM, LARGE = 3 * 10**6, 8192 * 8192
 SIZES = (10**4, 10**6, 10**7, 25 * 10**7)
-LAYER = "Dense.build, KaimingNormal"
+BUILD = "Dense.build, "
 STATUS = Path("/proc/self/status")
 
 
 def peaks(quick: bool) -> list[dict[str, Any]]:
-    """Returns the peak memory by law, dtype and size; of Keras' HeNormal for one size."""
+    """Returns the peak memory by law, dtype and size; for one size in a layer, and Keras'."""
     import sampler
 
-    cases = [(what, LARGE) for what in ("KaimingNormal", LAYER, "keras HeNormal")]
+    laws = list(sampler.ours())[: 1 if quick else None]
+    layers = [BUILD + law for law in laws]
+    cases = [(what, LARGE) for what in (*laws, *layers, "keras HeNormal")]
     if not quick:
-        cases += [(law, LARGE) for law in sampler.ours() if law != "KaimingNormal"]
-        cases += [("KaimingNormal", size) for size in SIZES]
+        cases += [(law, size) for law in laws for size in SIZES]
     rows = []
     for dtype in sampler.DTYPES if STATUS.exists() else ():
         for what, size in cases:
@@ -53,11 +54,11 @@ def made(what: str, dtype: str, size: int) -> Any:
 
     import keras_he
 
-    if what != LAYER:
+    if not what.startswith(BUILD):
         draw = {**sampler.ours(), **sampler.peers()}[what]
         return draw((100, size // 100), dtype)
     side = int(size**0.5)
-    drawn = keras_he.KaimingNormal()
+    drawn = getattr(keras_he, what.removeprefix(BUILD))()
     layer = keras.layers.Dense(side, kernel_initializer=drawn, use_bias=False, dtype=dtype)
     layer.build((None, side))
     return layer

@@ -82,7 +82,7 @@ def building(quick: bool) -> list[dict[str, Any]]:
             configs["zeros"] = renamed(config, "zeros", "zeros")
         del model
         cases = {what: partial(built, kind, c) for what, c in configs.items()}
-        for what, times in interleaved(cases, 3 if quick else 7, 20.0, before=forgotten).items():
+        for what, times in interleaved(cases, 3 if quick else 7, 60.0, before=forgotten).items():
             rows.append(row("build", BACKEND, what, times, network=name))
     return rows
 

@@ -1,7 +1,7 @@
 """Measures everything in one run, and prints tables; writes JSON, Markdown and a plot if asked.
 
     pip install "keras-he[tensorflow,jax,torch,benchmark]"
-    python benchmarks/run.py                        # all parts, half an hour
+    python benchmarks/run.py                        # all parts, 45 minutes
     python benchmarks/run.py --quick                # three minutes: fewer sizes, TensorFlow only
     python benchmarks/run.py draws calls            # some parts
     python benchmarks/run.py --markdown docs/performance.md --json speed.json --plot speed.png
@@ -74,7 +74,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)}")
-    parser.add_argument("--quick", action="store_true", help="three minutes instead of thirty")
+    parser.add_argument("--quick", action="store_true", help="three minutes instead of 45")
     parser.add_argument("--backends", nargs="+", choices=ALL, help="instead of all there are")
     parser.add_argument("--json", type=Path, help="write every time that was taken")
     parser.add_argument(

@@ -4,33 +4,33 @@ Importing the package registers its strings, so that a layer can say
 `kernel_initializer="he_prelu"`.
 """
 
-import os
-
-if os.environ.get("TF_USE_LEGACY_KERAS") in ("1", "true", "True"):  # the values TensorFlow reads
-    raise ImportError(
-        "keras_he needs Keras 3, and TF_USE_LEGACY_KERAS makes tf.keras Keras 2: unset it."
-    )
-
-from keras_he.activations import DepthFactors
-from keras_he.errors import KerasHeError
-from keras_he.examine import audit
-from keras_he.geometry import Fans, fans
-from keras_he.initializers import (
-    KaimingNormal,
-    KaimingOrthogonal,
-    KaimingTruncatedNormal,
-    KaimingUniform,
-)
-from keras_he.keras_activations import depth_factors, gain
-from keras_he.layers import layer_fans, register_kernels
-from keras_he.loading import skip_init
-from keras_he.logger import SignalLogger
-from keras_he.model import initialize
-from keras_he.portable import make_portable
-from keras_he.registry import names, register
-from keras_he.report import Report
+from keras_he.startup import check_keras, is_put_off
 
 __version__ = "0.1.0"
+
+if not is_put_off():
+    check_keras()
+    from keras_he.activations import DepthFactors
+    from keras_he.errors import KerasHeError
+    from keras_he.examine import audit
+    from keras_he.geometry import Fans, fans
+    from keras_he.initializers import (
+        KaimingNormal,
+        KaimingOrthogonal,
+        KaimingTruncatedNormal,
+        KaimingUniform,
+    )
+    from keras_he.keras_activations import depth_factors, gain
+    from keras_he.layers import layer_fans, register_kernels
+    from keras_he.loading import skip_init
+    from keras_he.logger import SignalLogger
+    from keras_he.model import initialize
+    from keras_he.portable import make_portable
+    from keras_he.registry import get, register
+    from keras_he.report import Report
+    from keras_he.strings import names
+
+    register()
 
 __all__ = [
     "DepthFactors",
@@ -46,12 +46,12 @@ __all__ = [
     "depth_factors",
     "fans",
     "gain",
+    "get",
     "initialize",
     "layer_fans",
     "make_portable",
     "names",
+    "register",
     "register_kernels",
     "skip_init",
 ]
-
-register()

@@ -40,8 +40,17 @@ REFUSED: dict[str, str] = {
 }
 
 _LARGEST = sys.float_info.max
+_LARGEST_SLOPE = 1e150  # its square is finite too
 _LEAST, _MOST = 1e-290, 1e290  # of a moment: the gain and its square are finite numbers too
 _NEEDED = {"fan_in": ("signal",), "fan_out": ("gradient",), "fan_avg": ("signal", "gradient")}
+
+
+class Activation(NamedTuple):
+    """An activation as keras_he knows it: `name` is None where only its moments are known."""
+
+    name: str | None
+    negative_slope: float | None
+    moments: Moments
 
 
 class Parameter(NamedTuple):
@@ -208,6 +217,49 @@ def _moments(name: str, parameters: tuple[tuple[str, float | None], ...]) -> Mom
     known, values = KNOWN[name], dict(parameters)
     found = known.closed(**values) if known.closed else None
     return moments_of(partial(known.function, **values)) if found is None else found
+
+
+def named(name: str, slope: float | None = None) -> Activation:
+    """Returns a known activation; without a slope with its own.
+
+    Raises:
+        InvalidArgument: If the name is unknown, or of an activation that cannot have a gain.
+    """
+    name = canonical(name)
+    if slope is None:
+        slope = DEFAULT_SLOPES.get(name)
+    if slope is None:
+        return Activation(name, None, moments(name))
+    return Activation(name, slope, moments(name, negative_slope=slope))
+
+
+def with_slope(activation: Activation, slope: Any) -> Activation:
+    """Returns a leaky rectifier with another slope: a number, or one per channel."""
+    if activation.name not in DEFAULT_SLOPES:
+        raise invalid(
+            "negative_slope",
+            'given with activation="leaky_relu" or "prelu" only',
+            slope,
+            "An activation layer brings its own slope; no other activation has one.",
+        )
+    return named(activation.name, root_mean_square("negative_slope", slope))
+
+
+def root_mean_square(argument: str, value: Any) -> float:
+    """Returns the root mean square of a number or of several, or the error that names them."""
+    accepted = "a finite number, or a sequence of them, one per channel"
+    try:
+        slopes = np.asarray(value)
+        if slopes.dtype.kind not in "iuf" and slopes.dtype.name != "bfloat16":
+            raise TypeError
+    except (TypeError, ValueError, RuntimeError):
+        raise invalid(argument, accepted, value) from None
+    slopes = slopes.astype(np.float64)
+    if slopes.size == 0 or not (np.abs(slopes) < _LARGEST_SLOPE).all():
+        raise invalid(argument, accepted, value)
+    if slopes.ndim == 0:
+        return float(slopes)
+    return math.sqrt(float(np.mean(np.square(slopes))))
 
 
 def gain(moments: Moments, mode: str) -> float:

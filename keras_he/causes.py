@@ -9,11 +9,12 @@ from collections.abc import Iterator
 
 import keras
 
+from keras_he.activations import Activation
 from keras_he.activations import gain as moments_gain
 from keras_he.claims import Claim, written
 from keras_he.errors import KerasHeError
 from keras_he.geometry import geometry_fans
-from keras_he.keras_activations import Activation, read_activation
+from keras_he.keras_activations import read_activation
 from keras_he.kernels import Kernel
 from keras_he.rows import Finding
 from keras_he.structure import maker

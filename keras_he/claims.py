@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 import keras
 
+from keras_he.activations import Activation
 from keras_he.errors import KerasHeError
 from keras_he.geometry import DEFAULTS, Fans, geometry_fans
 from keras_he.initializers import Kaiming
-from keras_he.keras_activations import Activation, read_activation
-from keras_he.registry import aliases
+from keras_he.keras_activations import read_activation
+from keras_he.strings import meanings
 from keras_he.structure import Slot, initializer_attribute
 from keras_he.variance import standard_deviation
 
@@ -184,7 +185,7 @@ def written(
         kinds.pop("gates", None)
     plain = kinds == {"geometry": "depthwise"} or not kinds
     name = f"he_{activation.name}{suffix}{'_depthwise' if kinds else ''}"
-    if plain and activation.name and _is_default_slope(activation) and name in aliases():
+    if plain and activation.name and _is_default_slope(activation) and name in meanings():
         return f'{claimed.attribute}="{name}"'
     arguments = [repr(activation.name)] if activation.name else []
     if activation.name is None:

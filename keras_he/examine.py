@@ -16,6 +16,7 @@ from keras_he.errors import invalid
 from keras_he.geometry import geometry_fans
 from keras_he.in_front import activation_name
 from keras_he.inputs import first_samples
+from keras_he.keras_private import layers_inside
 from keras_he.kernels import Kernel, kernel_of
 from keras_he.layers import Place
 from keras_he.losses import Loss, averaged, check_loss, read_loss
@@ -23,7 +24,7 @@ from keras_he.observe import Observation
 from keras_he.probe import forward, watched
 from keras_he.provenance import Trace, depth_factors
 from keras_he.report import Report
-from keras_he.rows import Figures, Row
+from keras_he.rows import VERDICTS, Figures, Row
 from keras_he.structure import (
     Slot,
     is_normalisation,
@@ -33,11 +34,10 @@ from keras_he.structure import (
     unbuilt,
 )
 from keras_he.subject import Progress, check_model, survey_of
-from keras_he.sublayers import layers_inside
 from keras_he.symptoms import growths, symptoms
-from keras_he.tensors import float_tensors, mean_square
+from keras_he.tensors import float_tensors, has_gradients, mean_square
 from keras_he.variance import standard_deviation
-from keras_he.verdicts import VERDICTS, Subject, checked_thresholds
+from keras_he.verdicts import Subject, checked_thresholds
 
 _SEED = 0  # of a batch, and of the loss that is taken where none is given
 
@@ -73,7 +73,8 @@ def audit(
         A `Report`: `print` it, or `report.plot()`, `report.to_html(path)`, `report.findings`.
 
     Raises:
-        InvalidArgument: If an argument is out of range, or the batch cannot be known.
+        InvalidArgument: If an argument is out of range, the batch cannot be known, or `backward` is
+            asked for on a backend of Keras that takes no gradients (NumPy, OpenVINO).
         NotEager: If a layer with kernels runs in compiled or scanned code.
 
     Example:
@@ -92,6 +93,13 @@ def audit(
     check_model(model)
     if not isinstance(backward, bool):
         raise invalid("backward", "True or False", backward)
+    if backward and not has_gradients():
+        raise invalid(
+            "backward",
+            f"False on the {keras.backend.backend()} backend, which takes no gradients",
+            backward,
+            "TensorFlow, JAX and PyTorch do; `backward=False` looks at the signal alone.",
+        )
     taken, of_targets = read_loss(loss, _SEED)
     batch, wanted = first_samples(model, data, _SEED, targets=of_targets)
     survey = survey_of(model, batch)

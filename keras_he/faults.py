@@ -7,9 +7,9 @@ from typing import Any
 import keras
 
 from keras_he.errors import KerasHeError
+from keras_he.keras_private import own_trainable_weights
 from keras_he.provenance import Origin
 from keras_he.structure import is_normalisation
-from keras_he.sublayers import own_trainable_weights
 from keras_he.tensors import mean_square
 
 

@@ -13,8 +13,8 @@ import keras
 import numpy as np
 
 from keras_he.errors import InvalidArgument, invalid
+from keras_he.keras_private import layers_inside
 from keras_he.sampling import draw
-from keras_he.sublayers import layers_inside
 from keras_he.tensors import apart
 
 _ELEMENTS = 2**20  # of one synthetic input, and 4 times as many of one that is cut short

@@ -6,29 +6,18 @@ stand in a config; everything else is reduced to its gain when the initializer i
 nothing in a saved file is ever looked up, imported or called.
 """
 
-import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
-import numpy as np
 
 from keras_he import activations
-from keras_he.activations import DepthFactors
+from keras_he.activations import Activation, DepthFactors, named, root_mean_square, with_slope
 from keras_he.errors import invalid
-from keras_he.quadrature import Moments, moments_of
+from keras_he.foreign import hint, is_keras_2
+from keras_he.quadrature import moments_of
 from keras_he.tensors import double_precision
 from keras_he.variance import checked_mode
-
-_LARGEST_SLOPE = 1e150  # its square is finite too
-
-
-class Activation(NamedTuple):
-    """An activation as keras_he knows it: `name` is None where only its moments are known."""
-
-    name: str | None
-    negative_slope: float | None
-    moments: Moments
 
 
 def gain(activation: Any, *, negative_slope: Any = None, mode: str = "fan_in") -> float:
@@ -118,44 +107,15 @@ def read_activation(activation: Any, negative_slope: Any = None) -> Activation:
     found = _read(activation)
     if negative_slope is None:
         return found
-    if found.name not in activations.DEFAULT_SLOPES or not (
-        isinstance(activation, str) or activation is keras.activations.leaky_relu
-    ):
-        raise invalid(
-            "negative_slope",
-            'given with activation="leaky_relu" or "prelu" only',
-            negative_slope,
-            "An activation layer brings its own slope; no other activation has one.",
-        )
-    return _named(found.name, checked_slope(negative_slope))
-
-
-def checked_slope(value: Any) -> float:
-    """Returns a slope, or the root mean square of one slope per channel."""
-    return _root_mean_square("negative_slope", value)
-
-
-def _root_mean_square(argument: str, value: Any) -> float:
-    accepted = "a finite number, or a sequence of them, one per channel"
-    try:
-        slopes = np.asarray(value)
-        if slopes.dtype.kind not in "iuf" and slopes.dtype.name != "bfloat16":
-            raise TypeError
-    except (TypeError, ValueError, RuntimeError):
-        raise invalid(argument, accepted, value) from None
-    slopes = slopes.astype(np.float64)
-    if slopes.size == 0 or not (np.abs(slopes) < _LARGEST_SLOPE).all():
-        raise invalid(argument, accepted, value)
-    if slopes.ndim == 0:
-        return float(slopes)
-    return math.sqrt(float(np.mean(np.square(slopes))))
+    has_slope = isinstance(activation, str) or activation is keras.activations.leaky_relu
+    return with_slope(found if has_slope else found._replace(name=None), negative_slope)
 
 
 def _read(activation: Any) -> Activation:
     if activation is None:
-        return _named("relu")
+        return named("relu")
     if isinstance(activation, str):
-        return _named(activations.canonical(activation))
+        return named(activation)
     cls: Any = type(activation)
     for layer_type, read in _LAYERS.items():
         # A subclass with a `call` of its own is another function.
@@ -163,25 +123,17 @@ def _read(activation: Any) -> Activation:
             return read(activation)
     name = _BUILT_IN.get(activation) if callable(activation) and _hashable(activation) else None
     if name is not None:
-        return _named(activations.canonical(name))
-    if isinstance(activation, type) or not callable(activation):
+        return named(name)
+    if isinstance(activation, type) or not callable(activation) or is_keras_2(activation):
         raise invalid(
             "activation",
             "a name, a function, an activation layer or a callable on arrays",
             activation,
             "Pass an instance, such as `keras.layers.LeakyReLU(0.1)`."
-            if isinstance(activation, type)
-            else "",
+            if isinstance(activation, type) and not is_keras_2(activation)
+            else hint(activation),
         )
     return Activation(None, None, moments_of(_OnArrays(activation)))
-
-
-def _named(name: str, slope: float | None = None) -> Activation:
-    if slope is None:
-        slope = activations.DEFAULT_SLOPES.get(name)
-    if slope is None:
-        return Activation(name, None, activations.moments(name))
-    return Activation(name, slope, activations.moments(name, negative_slope=slope))
 
 
 def _hashable(value: Any) -> bool:
@@ -196,14 +148,14 @@ def _parametric(layer: keras.layers.PReLU) -> Activation:
     """Returns PReLU with the slopes that it has, or will have when it is built."""
     if layer.built:
         slopes = keras.ops.convert_to_numpy(layer.alpha)
-        return _named("prelu", _root_mean_square("PReLU.alpha", slopes))
+        return named("prelu", root_mean_square("PReLU.alpha", slopes))
     initializer = layer.alpha_initializer
     if isinstance(initializer, keras.initializers.Zeros):
-        return _named("prelu", 0.0)
+        return named("prelu", 0.0)
     if isinstance(initializer, keras.initializers.Ones):
-        return _named("prelu", 1.0)
+        return named("prelu", 1.0)
     if isinstance(initializer, keras.initializers.Constant):
-        return _named("prelu", _root_mean_square("alpha_initializer", initializer.value))
+        return named("prelu", root_mean_square("alpha_initializer", initializer.value))
     raise invalid(
         "activation",
         "a PReLU that is built, or whose `alpha_initializer` is a constant",
@@ -219,7 +171,7 @@ def _rectified(layer: keras.layers.ReLU) -> Activation:
         float(layer.threshold or 0.0),
     )
     if limit is None and threshold == 0.0:
-        return _named("leaky_relu", slope) if slope else _named("relu")
+        return named("leaky_relu", slope) if slope else named("relu")
     parameters = {"negative_slope": slope, "threshold": threshold}
     if limit is not None:
         parameters["max_value"] = float(limit)
@@ -233,7 +185,7 @@ def _exponential(layer: keras.layers.ELU) -> Activation:
 # The first type that fits decides, so a subclass stands before its base.
 _LAYERS: dict[Any, Callable[[Any], Activation]] = {
     keras.layers.PReLU: _parametric,
-    keras.layers.LeakyReLU: lambda layer: _named("leaky_relu", float(layer.negative_slope)),
+    keras.layers.LeakyReLU: lambda layer: named("leaky_relu", float(layer.negative_slope)),
     keras.layers.ReLU: _rectified,
     keras.layers.ELU: _exponential,
     keras.layers.Softmax: lambda layer: _read("softmax"),

@@ -7,9 +7,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_he.activations import Activation
 from keras_he.claims import Claim, claim
 from keras_he.errors import KerasHeError
-from keras_he.keras_activations import Activation, read_activation
+from keras_he.keras_activations import read_activation
 from keras_he.observe import Sight
 from keras_he.provenance import UNKNOWN
 from keras_he.structure import maker

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import keras
 
 from keras_he.errors import InvalidArgument, invalid
+from keras_he.foreign import hint, is_keras_2
 from keras_he.geometry import DEFAULTS, Fans, Geometry, geometry_fans, make_geometry
-from keras_he.sublayers import own_trainable_weights, own_variables, sublayers
+from keras_he.keras_private import own_trainable_weights, own_variables, sublayers
 
 # From an attribute that holds a kernel to the arguments of `fans` for it, or from a name to a layer
 # inside, which stands under that name.
@@ -89,7 +90,9 @@ def register_kernels(layer_class: type, function: Rule) -> None:
         {'taps': Fans(fan_in=64.0, fan_out=128.0)}
     """
     if not (isinstance(layer_class, type) and issubclass(layer_class, keras.layers.Layer)):
-        raise invalid("layer_class", "a subclass of `keras.layers.Layer`", layer_class)
+        accepted = "a subclass of `keras.layers.Layer`"
+        wrong = hint(layer_class) if is_keras_2(layer_class) else ""
+        raise invalid("layer_class", accepted, layer_class, wrong)
     if not callable(function):
         raise invalid("function", "a function from a layer to a dict of its kernels", function)
     RULES[layer_class] = function
@@ -116,7 +119,7 @@ class Place(NamedTuple):
 def layer_kernels(layer: keras.layers.Layer) -> dict[str, Kernel]:
     """Returns the kernels of a built layer by name; see `layer_fans`."""
     if not isinstance(layer, keras.layers.Layer):
-        raise invalid("layer", "a Keras layer", layer)
+        raise invalid("layer", "a Keras layer", layer, hint(layer))
     kernels: dict[str, Kernel] = {}
     problems: list[str] = []
     for place in places(layer):
@@ -351,6 +354,7 @@ def _bidirectional(layer: keras.layers.Bidirectional) -> Kernels:
 
 _BUILT_IN: dict[str, Rule] = {
     "Dense": lambda layer: {"kernel": {}},
+    "TernaryDense": lambda layer: {"kernel": {}},  # Keras after 3.15
     "EinsumDense": _einsum,
     "Embedding": lambda layer: {"embeddings": _LOOKUP},
     "ReversibleEmbedding": _reversible,
@@ -375,4 +379,9 @@ _BUILT_IN: dict[str, Rule] = {
     "RMSNormalization": _no_kernels,
 }
 
-RULES: dict[type, Rule] = {getattr(keras.layers, name): rule for name, rule in _BUILT_IN.items()}
+# A layer that this Keras does not have yet needs no rule.
+RULES: dict[type, Rule] = {
+    getattr(keras.layers, name): rule
+    for name, rule in _BUILT_IN.items()
+    if hasattr(keras.layers, name)
+}

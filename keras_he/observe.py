@@ -15,10 +15,10 @@ import keras
 import numpy as np
 
 from keras_he.in_front import moments_in_front
+from keras_he.keras_private import holds, layers_inside
 from keras_he.provenance import ACTIVATIONS, UNKNOWN, Origin, Trace
 from keras_he.steps import SEPARABLE, all_steps, depthwise_half
 from keras_he.structure import Slot, is_normalisation
-from keras_he.sublayers import holds, layers_inside
 from keras_he.tensors import float_tensors, mean_square
 
 # A unit that moves by less than this share of what it is given passes no gradient to speak of.

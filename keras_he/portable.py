@@ -15,11 +15,11 @@ from keras_he.claims import TRUNCATED
 from keras_he.errors import KerasHeError
 from keras_he.geometry import Geometry, geometry_fans
 from keras_he.initializers import Kaiming
+from keras_he.keras_private import layers_inside
 from keras_he.layers import Kernel, places
-from keras_he.registry import names
+from keras_he.strings import names
 from keras_he.structure import ATTENTIONS, Slot, initializer_attribute, layer_paths, slots
 from keras_he.subject import check_model
-from keras_he.sublayers import layers_inside
 
 
 class Replacement(NamedTuple):

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import keras
 
 from keras_he.errors import KerasHeError
-from keras_he.sublayers import layers_inside
+from keras_he.keras_private import layers_inside
 from keras_he.tensors import apart, is_symbolic
 
 _MISSING = object()

@@ -170,14 +170,20 @@ class _Rule(NamedTuple):
 
 
 @cache
-def _lobatto(count: int = _NODES) -> _Rule:
-    """Returns the Legendre-Gauss-Lobatto rule: its end nodes feel a kink close to an edge."""
-    rows = np.eye(count)
-    inner = legendre.legroots(legendre.legder(rows[-1]))
-    nodes = np.concatenate([[-1.0], inner, [1.0]])
-    weights = 2.0 / (count * (count - 1) * legendre.legval(nodes, rows[-1]) ** 2)
-    coefficients = np.linalg.inv(legendre.legvander(nodes, count - 1)).T
-    slopes = np.stack([legendre.legval(nodes, legendre.legder(row)) for row in rows])
+def _lobatto() -> _Rule:
+    """Returns the Legendre-Gauss-Lobatto rule: its end nodes feel a kink close to an edge.
+
+    By Newton's method, without eigenvalues, whose type differs between versions of NumPy.
+    """
+    rows, degree = np.eye(_NODES), _NODES - 1
+    nodes = -np.cos(np.pi * np.arange(_NODES) / degree)
+    for _ in range(8):  # the sixth step changes nothing more
+        last, highest = (legendre.legval(nodes, row) for row in rows[-2:])
+        nodes -= (nodes - last / highest) / _NODES
+    weights = 2.0 / (degree * _NODES * highest**2)
+    norms = np.append(np.arange(degree) + 0.5, degree / 2.0)  # the rule's sum of P² in the last
+    coefficients = legendre.legvander(nodes, degree) * weights[:, None] * norms
+    slopes: _Array = np.array([legendre.legval(nodes, legendre.legder(row)) for row in rows])
     return _Rule(nodes, weights, coefficients, slopes)
 
 

@@ -1,91 +1,194 @@
-"""The strings: `he_<activation>[_<law>][_<mode>][_depthwise]`, each an alias of a class.
+"""The strings as Keras reads them: each is a class that Keras can call, list, hash and pickle.
 
-The value of a string in Keras' table of custom objects is an `Alias`, whose `from_config` returns
-the class with its arguments filled in; so what is saved is always the class with plain arguments,
-never the string. Names are frozen for ever, and none is a name of Keras'.
+Keras, and packages that build on it, keep classes in the table of custom objects, so the value of a
+string is a class too: a subclass of its law's, whose construction returns the law's initializer
+with the arguments that the string stands for. What is saved is always the law's class with plain
+arguments, never the string.
+
+`keras.initializers.get` looks strings up in the table of custom objects until Keras 3.15, and in a
+table of its own from the nightly builds of October 2026 on. `register` tries which one works.
+`keras_he.get` needs neither.
 """
 
-from collections.abc import Mapping, Sequence
-from itertools import product
-from typing import Any, NamedTuple
+import warnings
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
 
 import keras
 
-from keras_he import activations
-from keras_he.errors import invalid
-from keras_he.initializers import (
-    CLASSES,
-    Kaiming,
-    KaimingNormal,
-    KaimingOrthogonal,
-    KaimingTruncatedNormal,
-    KaimingUniform,
-)
+from keras_he.errors import did_you_mean, invalid
+from keras_he.initializers import CLASSES, Kaiming
+from keras_he.keras_private import built_in_initializers
+from keras_he.strings import meanings, names
 
-_LAWS = {
-    "": KaimingNormal,
-    "_uniform": KaimingUniform,
-    "_truncated": KaimingTruncatedNormal,
-    "_orthogonal": KaimingOrthogonal,
-}
-_MODES = {"": {}, "_fan_out": {"mode": "fan_out"}, "_fan_avg": {"mode": "fan_avg"}}
-_GEOMETRIES = {"": {}, "_depthwise": {"geometry": "depthwise"}}
+_LAWS: dict[str, type[Kaiming]] = {cls.__name__: cls for cls in CLASSES}
+_PACKAGE = "keras_he"
 
 
-class Alias(NamedTuple):
-    """A string's meaning; Keras calls `from_config` on it as if it were a class."""
-
-    initializer: type[Kaiming]
-    arguments: dict[str, Any]
-
-    def from_config(self, config: Mapping[str, Any]) -> Kaiming:
-        """Returns the initializer; `config` may add what the string leaves open, such as a seed."""
-        for argument in config:
-            if argument in {*self.arguments, "gain", "negative_slope"}:
-                raise invalid(
-                    argument,
-                    "left out beside a string, which says it already",
-                    config[argument],
-                    f"Write keras_he.{self.initializer.__name__}(…) with all of its arguments.",
-                )
-        return self.initializer.from_config({**self.arguments, **config})
-
-    def __call__(self, shape: Sequence[int], dtype: Any = None, layout: Any = None) -> Any:
-        """Returns a kernel, for `keras.initializers.deserialize("he_prelu")` returns the alias."""
-        return self.from_config({})(shape, dtype, layout)
-
-
-def aliases() -> dict[str, Alias | type[Kaiming]]:
-    """Returns every string with its meaning: arguments of a class, or a class with its defaults."""
-    table: dict[str, Alias | type[Kaiming]] = {
-        f"he_{name}{law}{mode}{geometry}": Alias(
-            _LAWS[law], {"activation": name, **_MODES[mode], **_GEOMETRIES[geometry]}
-        )
-        for name, law, mode, geometry in product(activations.NAMES, _LAWS, _MODES, _GEOMETRIES)
+@cache
+def aliases() -> dict[str, type[Kaiming]]:
+    """Returns the class that Keras gets for every string."""
+    return {
+        name: _alias(name, _LAWS[class_name], arguments) if arguments else _LAWS[class_name]
+        for name, (class_name, arguments) in meanings().items()
     }
-    table |= {"kaiming_normal": KaimingNormal, "kaiming_uniform": KaimingUniform}
-    return table | {initializer.__name__: initializer for initializer in CLASSES}
 
 
-def names() -> tuple[str, ...]:
-    """Returns every string that Keras accepts for an initializer once keras_he is imported.
+def _alias(name: str, law: type[Kaiming], arguments: Mapping[str, Any]) -> type[Kaiming]:
+    """Returns the class of a string: what it constructs is an initializer of the class `law`."""
 
-    The grammar is `he_<activation>`, then `_uniform`, `_truncated` or `_orthogonal`, then
-    `_fan_out` or `_fan_avg`, then `_depthwise`; each part but the first may be left out.
-    `kaiming_normal`, `kaiming_uniform` and the class names are for ReLU and fan-in, as in torch.
+    def construct(cls: type[Kaiming], **others: Any) -> Kaiming:
+        return law(**_added(law, arguments, others))
 
-    A string cannot know its layer: a grouped or transposed convolution needs the class and its
-    arguments, and `he_prelu` and `he_leaky_relu` assume the slopes 0.25 and 0.2, where Keras'
-    layers `PReLU()` and `LeakyReLU()` have 0 and 0.3.
+    def from_config(cls: type[Kaiming], config: Any) -> Kaiming:
+        """Returns the initializer; `config` may add what the string leaves open, such as a seed."""
+        if not isinstance(config, Mapping):
+            return law.from_config(config)  # which refuses it
+        return law.from_config(_added(law, arguments, config))
+
+    written = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+    namespace = {
+        "__module__": __name__,  # where pickle finds it
+        "__doc__": f'The string "{name}": `keras_he.{law.__name__}({written})`.',
+        "__new__": construct,
+        "from_config": classmethod(from_config),
+    }
+    return type(name, (law,), namespace)
+
+
+def __getattr__(name: str) -> Any:
+    """Returns the class of a string, by whose name pickle asks for it."""
+    if name in meanings():
+        return aliases()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _added(
+    law: type[Kaiming], arguments: Mapping[str, Any], others: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns a string's arguments and others, which may not contradict it."""
+    for argument in others:
+        if argument in {*arguments, "gain", "negative_slope"}:
+            raise invalid(
+                argument,
+                "left out beside a string, which says it already",
+                others[argument],
+                f"Write keras_he.{law.__name__}(…) with all of its arguments.",
+            )
+    return {**arguments, **others}
+
+
+def get(identifier: Any) -> Kaiming:
+    """Returns the initializer that a string, a class name or a config stands for.
+
+    `keras.initializers.get` does the same on the versions of Keras that look strings of packages
+    up. This function does it on every version, and needs nothing that is registered with Keras.
+
+    Args:
+        identifier: One of `keras_he.names()`; a class name such as `"KaimingNormal"` or
+            `"keras_he>KaimingNormal"`; a config, as `keras.initializers.serialize` writes it, or
+            `{"class_name": "he_prelu", "config": {"seed": 1}}`; one of keras_he's classes; or an
+            initializer of keras_he, which is returned as it is.
+
+    Raises:
+        InvalidArgument: If it is none of these. Initializers of Keras are for
+            `keras.initializers.get`.
 
     Example:
         >>> import keras_he
-        >>> "he_prelu_uniform_fan_out" in keras_he.names()
-        True
+        >>> keras_he.get("he_prelu")
+        KaimingNormal(activation='prelu', negative_slope=0.25)
+        >>> keras_he.get({"class_name": "he_gelu_uniform", "config": {"seed": 7}})
+        KaimingUniform(activation='gelu', seed=7)
     """
-    return tuple(sorted(aliases()))
+    if isinstance(identifier, Kaiming):
+        return identifier
+    if isinstance(identifier, type) and issubclass(identifier, Kaiming) and identifier != Kaiming:
+        return identifier()
+    if isinstance(identifier, str):
+        return _class_of(identifier)()
+    if isinstance(identifier, Mapping):
+        name = identifier.get("registered_name") or identifier.get("class_name")
+        return _class_of(name).from_config(identifier.get("config", {}))
+    raise _unknown(identifier)
+
+
+def _class_of(name: Any) -> type[Kaiming]:
+    bare = name.removeprefix(f"{_PACKAGE}>") if isinstance(name, str) else name
+    if not isinstance(bare, str) or bare not in aliases() or (bare != name and bare not in _LAWS):
+        raise _unknown(name)
+    return aliases()[bare]
+
+
+def _unknown(identifier: Any) -> Exception:
+    hint = did_you_mean(identifier, names())
+    if isinstance(identifier, str) and hasattr(keras.initializers, identifier):
+        hint = f'It is Keras\' own: `keras.initializers.get("{identifier}")`.'
+    elif isinstance(identifier, keras.initializers.Initializer):
+        hint = "It is not of keras_he: use it as it is."
+    return invalid(
+        "identifier",
+        "a string of `keras_he.names()`, a class name, a config or an initializer of keras_he",
+        identifier,
+        hint or "A string is `he_<activation>`; `keras_he.names()` lists all of them.",
+    )
 
 
 def register() -> None:
-    """Puts the strings into Keras' table of custom objects."""
-    keras.saving.get_custom_objects().update(aliases())
+    """Makes the strings and classes of keras_he known to Keras, as `import keras_he` does.
+
+    Call it where something has emptied Keras' table of custom objects
+    (`keras.saving.get_custom_objects().clear()`): afterwards strings work and files load again. It
+    may be called any number of times. A name that somebody else has registered is left to them,
+    with a warning.
+
+    Example:
+        >>> import keras, keras_he
+        >>> keras.saving.get_custom_objects().clear()
+        >>> keras_he.register()
+        >>> keras.layers.Dense(4, kernel_initializer={"class_name": "he_relu", "config": {}})
+        <Dense name=dense, built=False>
+    """
+    ours: dict[str, type[Kaiming]] = dict(aliases())
+    ours |= {f"{_PACKAGE}>{name}": cls for name, cls in _LAWS.items()}
+    taken = _put(keras.saving.get_custom_objects(), ours)
+    if not _resolves():
+        table = built_in_initializers()
+        if table is not None:
+            taken |= _put(table, aliases())
+    if taken:
+        listed = ", ".join(f'"{name}"' for name in sorted(taken)[:5])
+        warnings.warn(
+            f"keras_he leaves {len(taken)} names as somebody else has registered them with Keras: "
+            f'{listed}. `keras_he.get("{min(taken)}")` returns the initializer of keras_he.',
+            stacklevel=2,
+        )
+    if not _resolves():
+        warnings.warn(
+            f"Keras {keras.__version__} does not accept strings of keras_he as arguments of "
+            'layers. Write `kernel_initializer=keras_he.get("he_prelu")` in place of '
+            '`kernel_initializer="he_prelu"`. Saving and loading work.',
+            stacklevel=2,
+        )
+
+
+def _put(table: dict[str, Any], ours: Mapping[str, type[Kaiming]]) -> set[str]:
+    """Puts our entries into a table; returns the names that hold something of somebody else."""
+    taken = set()
+    for name, cls in ours.items():
+        held = table.get(name, cls)
+        # The same class of an earlier import, where a notebook reloads the package, is ours.
+        if getattr(held, "__module__", "").partition(".")[0] == _PACKAGE:
+            table[name] = cls
+        else:
+            taken.add(name)
+    return taken
+
+
+def _resolves() -> bool:
+    """Returns whether a layer of this Keras accepts strings of ours."""
+    try:
+        return isinstance(keras.initializers.get("KaimingNormal"), Kaiming)
+    except (TypeError, ValueError):
+        return False

@@ -9,6 +9,24 @@ from dataclasses import dataclass
 
 from keras_he.errors import KerasHeError
 
+# What an audit can find, in the order in which findings are listed.
+VERDICTS = (
+    "vanishing",
+    "exploding",
+    "dead",
+    "saturated",
+    "constant",
+    "nonfinite",
+    "identical",
+    "wrong-fan",
+    "wrong-gain",
+    "wrong-slope",
+    "unsafe-depth",
+    "misplaced",
+    "low-precision",
+    "unscaled-residual",
+)
+
 _GAPS = ("dead input", "not built", "the trunk")  # warnings that `check` raises
 _TABLE = "a table that is looked up"
 _ON_PURPOSE = ("not selected", "frozen", "quantized", "LoRA", "holds integers")

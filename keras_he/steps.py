@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_he.sublayers import sublayers
+from keras_he.keras_private import sublayers
 
 SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
 

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import keras
 
+from keras_he.keras_private import own_variables
 from keras_he.layers import Kernel, Place, join
 from keras_he.statistics import NAMES as STATISTICS
-from keras_he.sublayers import own_variables
 
 _TABLES = ("embed", "position", "table", "token")  # of names of what is looked up or added
 _NORMALISATIONS = (

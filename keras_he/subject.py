@@ -6,8 +6,9 @@ from typing import Any
 import keras
 
 from keras_he.errors import invalid
+from keras_he.foreign import hint
+from keras_he.keras_private import layers_inside
 from keras_he.layers import Place, places
-from keras_he.sublayers import layers_inside
 from keras_he.tensors import apart, is_tracing
 
 _PATIENCE = 2.0  # seconds until progress is shown
@@ -16,7 +17,7 @@ _PATIENCE = 2.0  # seconds until progress is shown
 def check_model(model: Any) -> None:
     """Refuses what is no model, and code that is compiled."""
     if not isinstance(model, keras.layers.Layer):
-        raise invalid("model", "a Keras model", model)
+        raise invalid("model", "a Keras model", model, hint(model))
     if is_tracing():
         raise invalid("model", "looked at in eager code, not in a compiled function", model)
 

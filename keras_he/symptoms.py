@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from itertools import takewhile
 from statistics import median
 
-from keras_he.activations import depth_factors
+from keras_he.activations import Activation, depth_factors
 from keras_he.claims import written
 from keras_he.errors import KerasHeError
-from keras_he.keras_activations import Activation, read_activation
+from keras_he.keras_activations import read_activation
 from keras_he.kernels import Kernel
 from keras_he.rows import Finding
 from keras_he.structure import maker, remade_initializer

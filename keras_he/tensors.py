@@ -165,6 +165,11 @@ def apart(seed: int | None = None, *, gradients: bool = False) -> Iterator[None]
         yield
 
 
+def has_gradients() -> bool:
+    """Returns whether the backend differentiates; Keras' NumPy and OpenVINO backends do not."""
+    return keras.backend.backend() in _HAND_OVERS
+
+
 def gradients(function: Callable[[list[Any]], Any], values: list[Any]) -> list[Any]:
     """Returns the gradients of a number that eager code makes of tensors; zeros where it is cut."""
     if not values:

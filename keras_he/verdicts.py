@@ -10,23 +10,6 @@ from keras_he.kernels import Kernel
 from keras_he.rows import Finding
 from keras_he.structure import Slot
 
-VERDICTS = (
-    "vanishing",
-    "exploding",
-    "dead",
-    "saturated",
-    "constant",
-    "nonfinite",
-    "identical",
-    "wrong-fan",
-    "wrong-gain",
-    "wrong-slope",
-    "unsafe-depth",
-    "misplaced",
-    "low-precision",
-    "unscaled-residual",
-)
-
 # Each with its reason in docs/audit.md.
 THRESHOLDS: dict[str, float] = {
     "signal": 1e3,

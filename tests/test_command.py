@@ -4,11 +4,13 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -99,7 +101,8 @@ def folder(tmp_path_factory):
     (folder / "cut.keras").write_bytes(whole[: len(whole) // 2])
     whole = (folder / "flawed.h5").read_bytes()
     (folder / "cut.h5").write_bytes(whole[: len(whole) // 2])
-    (folder / "noise.keras").write_bytes(np.random.default_rng(0).bytes(4096))
+    for ending in (".keras", ".h5"):
+        (folder / f"noise{ending}").write_bytes(np.random.default_rng(0).bytes(4096))
     of_newer_keras(folder / "model.keras", folder / "newer.keras")
 
     x = np.random.default_rng(1).standard_normal((64, 16)).astype("float32")
@@ -107,7 +110,39 @@ def folder(tmp_path_factory):
     np.savez(folder / "x.npz", x=x)
     np.save(folder / "narrow.npy", x[:, :5])
     np.save(folder / "pickle.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    if FULLY:
+        write_what_is_no_model(folder, model)
     return folder
+
+
+def write_what_is_no_model(folder, model):
+    """Writes files and folders that a user may take for a model, by what makes them where it can.
+
+    What only other programs make is written by its first bytes, or by its name alone.
+    """
+    model.save_weights(folder / "sound.weights.h5")
+    with h5py.File(folder / "legacy.h5", "w") as file:  # as Keras 2 wrote weights
+        file.attrs["layer_names"] = ["dense"]
+        file["dense/kernel"] = model.layers[0].kernel.numpy()
+    model.export(folder / "served" / "1", verbose=False)
+    shutil.copytree(folder / "served" / "1", folder / "exported")
+    import tensorflow as tf
+
+    tf.train.Checkpoint(model=model).save(folder / "checkpoints" / "ckpt")
+    (folder / "nothing").mkdir()
+    with zipfile.ZipFile(folder / "model.keras") as archive:
+        archive.extractall(folder / "preset")
+    (folder / "model.json").write_text(model.to_json(), encoding="utf-8")
+    shutil.copy(folder / "model.keras", folder / "archive.h5")
+    shutil.copy(folder / "flawed.h5", folder / "hdf.keras")
+    np.savez(folder / "arrays.npz", *model.get_weights())
+    with zipfile.ZipFile(folder / "model.pt", "w") as archive:
+        archive.writestr("archive/data.pkl", b"")
+    with zipfile.ZipFile(folder / "other.zip", "w") as archive:
+        archive.writestr("notes.txt", b"")
+    (folder / "model.tflite").write_bytes(b"\x1c\0\0\0TFL3")
+    (folder / "model.onnx").write_bytes(b"\x08\x0a")
+    (folder / "notes.txt").write_text("notes", encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -284,7 +319,7 @@ def test_a_file_that_cannot_be_saved_leaves_the_old_file_and_no_other(refusal, f
 
 def test_an_out_in_no_folder_is_refused(refusal):
     said = refusal("init", "model.keras", "nowhere/out.keras")
-    assert said == f"{Path('nowhere/out.keras')} cannot be written: nowhere is no folder"
+    assert said == f"{Path('nowhere/out.keras')} cannot be written: there is no folder nowhere"
 
 
 # names and gain
@@ -309,6 +344,51 @@ def test_gain_prints_the_number_and_what_it_does_over_depth(command):
 
 def test_gain_of_an_unknown_activation_is_refused(refusal):
     assert refusal("gain", "relux").endswith("activation='relux' Did you mean \"relu\"?")
+
+
+WITHOUT_A_MODEL = {
+    "--help": 0,
+    "audit --help": 0,
+    "": 2,
+    "audit": 2,
+    "gain gelu --mode fan": 2,
+    "names he_prelu*": 0,
+    "gain gelu": 0,
+    "gain relux": 2,
+    "audit sound.weights.h5": 2,
+}
+
+
+@pytest.mark.parametrize("arguments", WITHOUT_A_MODEL)
+@pytest.mark.parametrize("start", ["script", "module"])
+def test_what_needs_no_model_is_done_before_keras_is_imported(start, arguments, folder):
+    """Here Keras cannot be imported at all."""
+    starts = {
+        "module": [sys.executable, "-m", "keras_he"],
+        "script": [sys.executable, Path(sys.executable).with_name("keras-he")],
+    }
+    (folder / "broken").mkdir(exist_ok=True)
+    (folder / "broken" / "keras.py").write_text("raise SystemExit('keras was imported')")
+    done = subprocess.run(
+        [*starts[start], *arguments.split()],
+        cwd=folder,
+        env={**environment(), "PYTHONPATH": f"{folder / 'broken'}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "keras was imported" not in done.stderr
+    code = WITHOUT_A_MODEL[arguments]
+    assert done.returncode == code
+    assert (done.stderr if code else done.stdout).strip()
+
+
+def test_a_module_of_the_users_finds_the_public_names(command, folder):
+    """The command line puts them off until it has read its arguments."""
+    code = "import keras_he\nkeras_he.register_kernels\nprint(keras_he.get('he_relu'))"
+    (folder / "uses_keras_he.py").write_text(code, encoding="utf-8")
+    said = command("audit", "model.keras", "--import", "uses_keras_he").stdout
+    assert said.startswith("KaimingNormal()")
 
 
 def test_a_reader_that_leaves_early_gets_no_traceback(folder):
@@ -382,15 +462,32 @@ def test_a_portable_file_gives_the_same_outputs_without_keras_he(
 # Files that are refused
 
 REFUSED = {
-    "a missing file": ("audit missing.keras", "missing.keras is no file"),
-    "a wrong suffix": ("audit x.npy", "x.npy must be a .keras or .h5 file"),
-    "noise": ("audit noise.keras", "noise.keras is no Keras file, or is damaged"),
-    "a zip cut short": ("init cut.keras out.keras", "cut.keras is no Keras file, or is damaged"),
-    "an h5 cut short": ("portable cut.h5 out.keras", "cut.h5 is no Keras file, or is damaged"),
+    "a missing file": ("audit missing.keras", "missing.keras does not exist"),
+    "an array": ("audit x.npy", "x.npy is an array of NumPy. .* the array after `--data`"),
+    "noise": ("audit noise.keras", "noise.keras is not a zip archive, .*: it is damaged"),
+    "noise in h5": ("audit noise.h5", "noise.h5 is not an HDF5 file, .*: it is damaged"),
+    "text": ("audit notes.txt", "notes.txt must be a .keras or .h5 file"),
+    "a zip cut short": ("init cut.keras out.keras", "cut.keras is a damaged zip archive"),
+    "an h5 cut short": ("portable cut.h5 out.keras", "cut.h5 is a damaged HDF5 file"),
+    "weights": ("audit sound.weights.h5", "sound.weights.h5 holds weights only, .*load this"),
+    "weights in h5": ("init legacy.h5 out.keras", "legacy.h5 holds weights only"),
+    "a SavedModel": ("audit exported", "exported is a SavedModel folder: .*keras or .h5 file of"),
+    "a served SavedModel": ("audit served", "served is a SavedModel folder"),
+    "a folder": ("audit nothing", "nothing is a folder. Give a .keras or .h5 file"),
+    "checkpoints": ("audit checkpoints", "checkpoints is a folder of TensorFlow checkpoints"),
+    "a preset": ("audit preset", "preset is the folder of a preset of KerasHub"),
+    "a config": ("audit model.json", "model.json holds a config of a model"),
+    "ONNX": ("audit model.onnx", "model.onnx is an ONNX model"),
+    "LiteRT": ("audit model.tflite", "model.tflite is a LiteRT model"),
+    "PyTorch's": ("audit model.pt", "model.pt is a file of PyTorch's"),
+    "arrays": ("audit arrays.npz", "arrays.npz holds arrays of NumPy"),
+    "a zip of anything": ("audit other.zip", "other.zip is a zip archive without a model's config"),
+    "an archive named h5": ("audit archive.h5", "archive.h5 holds .*: rename it to archive.keras"),
+    "an h5 named keras": ("audit hdf.keras", "hdf.keras holds .*: rename it to hdf.h5"),
     "a lambda": ("audit lambda.keras", "lambda.keras holds a Lambda layer, .* safe_mode=False"),
     "a newer Keras": (
         "audit newer.keras",
-        rf"newer.keras was written by Keras 99.0.0, and this is {keras.__version__}: upgrade Keras",
+        rf"newer.keras was written by Keras 99.0.0, and Keras {keras.__version__} .*Upgrade",
     ),
     "an unknown layer": ("audit own.keras", "own.keras holds classes that are not .*--import MOD"),
     "a module that is not there": (

@@ -31,11 +31,10 @@ from keras_he import (
     orthogonal,
     plan,
     regions,
-    registry,
     sampling,
+    strings,
     variance,
 )
-from keras_he import keras_activations as read
 from keras_he.quadrature import Moments
 
 
@@ -135,9 +134,9 @@ def float32_draw_skipped_for_bfloat16(patch):
 
 
 def alias_under_a_keras_name(patch):
-    right = registry.aliases
-    wrong = lambda: {**right(), "he_normal": keras_he.KaimingNormal}  # noqa: E731
-    patch.setattr(registry, "aliases", wrong)
+    right = strings.meanings
+    wrong = lambda: {**right(), "he_normal": right()["kaiming_normal"]}  # noqa: E731
+    patch.setattr(strings, "meanings", wrong)
 
     def guard():
         patch.setattr(test_names, "NAMES", keras_he.names())  # taken when the module was imported
@@ -164,7 +163,7 @@ def uniform_without_sqrt_3(patch):
 
 
 def per_channel_slopes_averaged_before_squaring(patch):
-    patch.setattr(read, "_root_mean_square", lambda argument, value: float(np.mean(value)))
+    patch.setattr(activations, "root_mean_square", lambda argument, value: float(np.mean(value)))
     yield test_initializers.test_per_channel_slopes_count_by_their_root_mean_square
 
 

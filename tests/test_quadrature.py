@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from integrals import assert_moments, integrated
 from scipy import special
 
+from keras_he import quadrature
 from keras_he.activations import gain, moments
 from keras_he.closed_forms import Piece, Term, function_of, piecewise
 from keras_he.errors import InvalidArgument
@@ -371,3 +372,24 @@ def test_pieces_of_parabolas_with_jumps_have_their_closed_form(edges, terms):
     expected = piecewise(pieces)
     if expected is not None and expected.gradient > 0:
         assert_moments(moments_of(function_of(pieces)), np.array(expected), KINKED)
+
+
+def test_the_nodes_are_those_of_legendre_gauss_lobatto():
+    """The inner nodes are the zeros of P₁₁', here by SciPy; nodes and weights integrate degree 21.
+
+    Their type is real on every NumPy: from 2.5 on its own roots of Legendre series are complex.
+    """
+    rule = quadrature._lobatto()
+    assert rule.nodes.dtype == rule.weights.dtype == rule.coefficients.dtype == np.float64
+    inner, _ = special.roots_jacobi(10, 1, 1)
+    np.testing.assert_allclose(rule.nodes, [-1.0, *inner, 1.0], rtol=0, atol=1e-14)
+    for power in range(22):
+        exact = 0.0 if power % 2 else 2.0 / (power + 1)
+        assert rule.weights @ rule.nodes**power == pytest.approx(exact, abs=1e-14)
+    assert abs(rule.weights @ rule.nodes**22 - 2.0 / 23) > 1e-8
+
+
+def test_the_coefficients_of_a_legendre_polynomial_are_a_unit_vector():
+    rule = quadrature._lobatto()
+    values = np.stack([special.eval_legendre(degree, rule.nodes) for degree in range(12)])
+    np.testing.assert_allclose(values @ rule.coefficients, np.eye(12), rtol=0, atol=2e-13)

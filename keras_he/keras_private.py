@@ -1,9 +1,13 @@
-"""What is directly inside a layer, for which Keras has no public way: the only private names.
+"""Names of Keras' own insides, for what Keras has no public way; no other module uses one.
 
-`Layer._flatten_layers` and `Layer._trainable_variables` were tried on Keras 3.12.4 and 3.15.1;
-`tests/test_layers.py` runs on the oldest and the newest Keras.
+| name | for | tried on Keras |
+|---|---|---|
+| `Layer._flatten_layers` | layers directly inside a layer | 3.12.4, 3.15.1, 3.16.0.dev20261027 |
+| `Layer._trainable_variables` | trainable weights, frozen ones too | the same |
+| `ALL_OBJECTS_DICT` | strings, where `keras.initializers.get` sees no others | 3.16.0.dev20261027 |
 """
 
+import inspect
 from collections.abc import Container
 from typing import Any
 
@@ -47,3 +51,10 @@ def own_trainable_weights(layer: keras.layers.Layer) -> list[Any]:
     """Returns the trainable weights that `layer` alone holds, frozen ones included."""
     inner = {id(weight) for child in sublayers(layer) for weight in child.weights}
     return [weight for weight in layer._trainable_variables if id(weight) not in inner]
+
+
+def built_in_initializers() -> dict[str, Any] | None:
+    """Returns the table in which `keras.initializers.get` looks strings up, `None` without one."""
+    function = inspect.unwrap(keras.initializers.get)
+    table = getattr(function, "__globals__", {}).get("ALL_OBJECTS_DICT")
+    return table if isinstance(table, dict) else None

@@ -1,0 +1,46 @@
+"""What somebody gave in place of a model or a layer of Keras 3, and what to give instead."""
+
+import os
+from typing import Any
+
+_KERAS_2 = (
+    "It is of Keras 2 ({package}), and keras_he needs Keras 3. Install it with `python -m pip "
+    "install --upgrade keras`, unset TF_USE_LEGACY_KERAS, and build the model from `import keras`."
+)
+_OTHERS = {"torch": "PyTorch", "flax": "Flax", "haiku": "Haiku", "equinox": "Equinox"}
+
+
+def is_keras_2(value: Any) -> bool:
+    """Returns whether a value, or a class, is of a Keras before the third."""
+    return bool(_keras_2_package(value))
+
+
+def hint(value: Any) -> str:
+    """Returns what a value is that is no model or layer of Keras 3, and what to do; or nothing."""
+    package = _keras_2_package(value)
+    if package:
+        return _KERAS_2.format(package=package)
+    if isinstance(value, (str, os.PathLike)):
+        return "It is a path. Load the model first: `keras.models.load_model(path)`."
+    if isinstance(value, type):
+        return "It is a class. Give an instance of it."
+    if isinstance(value, (list, tuple)):
+        return "Put the layers into a model first: `keras.Sequential([...])`."
+    if type(value).__name__ == "KerasTensor":
+        return "It is the output of a layer. Make a model first: `keras.Model(inputs, outputs)`."
+    roots = {cls.__module__.partition(".")[0] for cls in type(value).__mro__}
+    for root, name in _OTHERS.items():
+        if root in roots:
+            return f"It is of {name}, and keras_he works on models of Keras."
+    return ""
+
+
+def _keras_2_package(value: Any) -> str:
+    """Returns the package of a Keras before the third that a value is of, or nothing."""
+    cls = value if isinstance(value, type) else type(value)
+    for module in (base.__module__ for base in cls.__mro__):
+        if module.partition(".")[0] == "tf_keras":
+            return "tf_keras"
+        if module.startswith(("keras.engine.", "tensorflow.python.keras.")):
+            return "tf.keras"
+    return ""

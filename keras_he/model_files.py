@@ -1,0 +1,228 @@
+"""Files of models, for the command line: what a file is, and the model that it holds.
+
+What a file is follows from its content, so that a file under a wrong name, a file of weights, or
+what another program wrote is named for what it is, together with what to give instead. That needs
+no Keras, which is imported when a file holds a model.
+"""
+
+import json
+import os
+import re
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from keras_he.errors import KerasHeError
+
+_ARCHIVE = (".keras",)
+_HDF5 = (".h5", ".hdf5")
+_SAVE_WHOLE = (
+    'Give the file of a whole model. In Python, build the model, load this, and `model.save("'
+    'model.keras")`'
+)
+_FROM_SOURCE = "Give the .keras or .h5 file of the model that it was made from"
+_BY_SUFFIX = {
+    ".json": f"holds a config of a model, or an index of files, and no weights. {_SAVE_WHOLE}",
+    ".onnx": f"is an ONNX model: a graph without Keras layers. {_FROM_SOURCE}",
+    ".tflite": f"is a LiteRT model: a graph without Keras layers. {_FROM_SOURCE}",
+    ".pb": f"is a TensorFlow graph without Keras layers. {_FROM_SOURCE}",
+    ".index": f"is a TensorFlow checkpoint, which holds weights only. {_SAVE_WHOLE}",
+    ".ckpt": f"is a checkpoint, which holds weights only. {_SAVE_WHOLE}",
+    ".safetensors": f"holds weights only. {_SAVE_WHOLE}",
+    ".pt": f"is a file of PyTorch's. {_SAVE_WHOLE}",
+    ".pth": f"is a file of PyTorch's. {_SAVE_WHOLE}",
+}
+
+
+class Refusal(KerasHeError):
+    """What cannot be done, in one line."""
+
+
+def check_is_model(path: Path) -> None:
+    """Refuses what is not the file of a whole model, and says what it is.
+
+    Raises:
+        Refusal: With what to give instead.
+    """
+    problem = _folder_problem(path) if path.is_dir() else _file_problem(path)
+    if problem:
+        raise Refusal(f"{path} {problem}")
+
+
+def _folder_problem(path: Path) -> str:
+    held = {one.name for one in path.iterdir()}
+    if "saved_model.pb" in held or any(path.glob("*/saved_model.pb")):
+        return f"is a SavedModel folder: graphs for serving, without Keras layers. {_FROM_SOURCE}"
+    if "checkpoint" in held or any(name.endswith(".index") for name in held):
+        return f"is a folder of TensorFlow checkpoints, which hold weights only. {_SAVE_WHOLE}"
+    if {"_METADATA", "_CHECKPOINT_METADATA"} & held:
+        return f"is an Orbax checkpoint, which holds weights only. {_SAVE_WHOLE}"
+    if "config.json" in held:
+        return (
+            "is the folder of a preset of KerasHub, or a .keras file that was unpacked. Load it "
+            'in Python, `model.save("model.keras")`, and give that file'
+        )
+    return "is a folder. Give a .keras or .h5 file"
+
+
+def _file_problem(path: Path) -> str:
+    """Returns what a file is, if it does not hold a whole model under its right name."""
+    if not path.exists():
+        return "does not exist"
+    with path.open("rb") as file:
+        start = file.read(16)
+    if start.startswith(b"PK"):
+        return _archive_problem(path)
+    if start.startswith(b"\x89HDF\r\n\x1a\n"):
+        return _hdf5_problem(path)
+    if start.startswith(b"\x93NUMPY"):
+        return "is an array of NumPy. Give the model first, and the array after `--data`"
+    if start[4:8] == b"TFL3":
+        return _BY_SUFFIX[".tflite"]
+    if ".data-" in path.suffix:
+        return _BY_SUFFIX[".index"]
+    if path.suffix in _BY_SUFFIX:
+        return _BY_SUFFIX[path.suffix]
+    if path.suffix in (*_ARCHIVE, *_HDF5):
+        kind = "a zip archive" if path.suffix in _ARCHIVE else "an HDF5 file"
+        return f"is not {kind}, as a {path.suffix} file is: it is damaged, or another program's"
+    return "must be a .keras or .h5 file"
+
+
+def _archive_problem(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            held = set(archive.namelist())
+    except zipfile.BadZipFile as error:
+        return f"is a damaged zip archive: {error}"
+    if "config.json" not in held:
+        if any(name.endswith("data.pkl") for name in held):
+            return _BY_SUFFIX[".pt"]
+        if held and all(name.endswith(".npy") for name in held):
+            return "holds arrays of NumPy. Give the model first, and the arrays after `--data`"
+        return f"is a zip archive without a model's config.json. {_SAVE_WHOLE}"
+    return _misnamed(path, _ARCHIVE)
+
+
+def _hdf5_problem(path: Path) -> str:
+    import h5py
+
+    try:
+        with h5py.File(path) as file:
+            is_whole = "model_config" in file.attrs
+    except OSError as error:
+        return f"is a damaged HDF5 file: {error}"
+    if not is_whole:
+        return f"holds weights only, and not the layers that they belong to. {_SAVE_WHOLE}"
+    return _misnamed(path, _HDF5)
+
+
+def _misnamed(path: Path, endings: tuple[str, ...]) -> str:
+    if path.suffix in endings:
+        return ""
+    return f"holds a model of Keras under another name: rename it to {path.stem}{endings[0]}"
+
+
+def load(path: Path, *, compiled: bool) -> Any:
+    """Returns the model of a file, loaded in safe mode.
+
+    Args:
+        path: The file.
+        compiled: Whether to read its loss and optimizer too. Where they cannot be read, the model
+            comes without them, and a line on standard error says so.
+
+    Raises:
+        Refusal: If it does not load, with the reason.
+    """
+    import keras
+
+    from keras_he.loading import skip_init
+
+    try:
+        with skip_init(missing="draw"):
+            return keras.models.load_model(path, compile=compiled, safe_mode=True)
+    except Exception as error:  # whatever a broken or a foreign file makes Keras raise
+        if not compiled:
+            raise Refusal(_why(path, error, keras.__version__)) from error
+        said = last_words(error)
+    # Keras cannot read back what it wrote of a loss named "mse" in .h5.
+    model = load(path, compiled=False)
+    print(f"Without its loss and optimizer, which cannot be read: {said}", file=sys.stderr)
+    return model
+
+
+def save(model: Any, path: Path) -> None:
+    """Writes a model beside its place, and moves it there when it is complete."""
+    aside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        model.save(aside)
+        os.replace(aside, path)
+    except Exception as error:  # a full disk, or a model that the format does not take
+        raise Refusal(f"{path} cannot be written. Keras says: {last_words(error)}") from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def writable(name: str, *, model: bool = False) -> Path:
+    """Returns a path to write to, or the reason why it is none."""
+    path = Path(name)
+    if model and path.suffix not in (".keras", ".h5"):
+        raise Refusal(f"{path} must be a .keras or .h5 file")
+    if path.is_dir():
+        raise Refusal(f"{path} cannot be written: it is a folder")
+    if not path.parent.is_dir():
+        raise Refusal(f"{path} cannot be written: there is no folder {path.parent}")
+    return path
+
+
+def last_words(error: Exception) -> str:
+    """Returns the end of a message, where the reason stands, without arguments and colours."""
+    text = re.sub(r"\x1b\[\d*m", "", str(error)).partition("Arguments received by")[0]
+    words = " ".join(text.split()) or type(error).__name__
+    return words if len(words) <= 300 else f"{words[:140]} … {words[-150:]}"
+
+
+def _why(path: Path, error: Exception, installed: str) -> str:
+    """Returns why a file does not load, and what to do."""
+    text = str(error)
+    if "lambda" in text.lower() and "safe" in text.lower():
+        return (
+            f"{path} holds a Lambda layer, whose code a file must not run. If you trust it, load "
+            "it in Python with keras.models.load_model(…, safe_mode=False), and call keras_he there"
+        )
+    version = _version(path)
+    if version and _numbers(version) > _numbers(installed):
+        return (
+            f"{path} was written by Keras {version}, and Keras {installed} is installed. "
+            "Upgrade Keras, or write the file with the installed version"
+        )
+    if version and version.startswith(("1.", "2.")):
+        return (
+            f"{path} was written by Keras {version}, and Keras {installed} cannot read it. Rebuild "
+            f"the model in Keras 3 and save it. Keras says: {last_words(error)}"
+        )
+    if "custom" in text.lower() or "Could not locate" in text:
+        return (
+            f"{path} holds classes that are not known here. Name the module that registers them: "
+            f"--import MODULE. Keras says: {last_words(error)}"
+        )
+    return f"{path} cannot be loaded. Keras says: {last_words(error)}"
+
+
+def _version(path: Path) -> str | None:
+    """Returns the version of Keras that wrote a file, `None` where it does not say."""
+    try:
+        if path.suffix in _ARCHIVE:
+            with zipfile.ZipFile(path) as archive:
+                return str(json.loads(archive.read("metadata.json"))["keras_version"])
+        import h5py
+
+        with h5py.File(path) as file:
+            return str(file.attrs["keras_version"])
+    except (KeyError, OSError, ValueError, zipfile.BadZipFile):
+        return None
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) if part.isdigit() else 0 for part in version.split(".")[:3])

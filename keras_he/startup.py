@@ -1,0 +1,99 @@
+"""What must hold before anything else is imported: Keras 3, with a backend that is installed.
+
+Keras imports its backend, and says only "No module named 'tensorflow'" where that is missing. Here
+every such case gets one sentence that says what to set or to install. Nothing of Keras is imported
+by this module itself, so that the command line can read its arguments first.
+"""
+
+import importlib
+import os
+import sys
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
+
+_OLDEST = (3, 12)
+_UPGRADE = "Install it with: python -m pip install --upgrade keras"
+# The backends that keras_he is tested on, in the order in which they are proposed.
+_BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
+
+
+def check_keras() -> None:
+    """Imports Keras, or raises an `ImportError` that says what to do.
+
+    Raises:
+        ImportError: If Keras is missing or older than 3.12, if `TF_USE_LEGACY_KERAS` asks for
+            Keras 2, or if Keras' backend is not installed.
+    """
+    if os.environ.get("TF_USE_LEGACY_KERAS") in ("1", "true", "True"):  # what TensorFlow reads
+        raise ImportError(
+            "keras_he needs Keras 3, and TF_USE_LEGACY_KERAS makes tf.keras Keras 2. Unset it."
+        )
+    try:
+        import keras
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing == "keras":
+            raise ImportError(f"keras_he needs Keras 3. {_UPGRADE}", name="keras") from None
+        if missing in (*_BACKENDS, "jaxlib", "openvino"):
+            raise ImportError(_backend_missing(missing), name=missing) from None
+        raise
+    version = str(getattr(keras, "__version__", "unknown"))
+    if not version.startswith("3.") or _release(version) < _OLDEST:
+        raise ImportError(
+            f"keras_he needs Keras 3.12 or newer. Keras {version} is installed. {_UPGRADE}",
+            name="keras",
+        )
+
+
+def is_put_off() -> bool:
+    """Returns whether Keras is to be imported later: the command line reads its arguments first."""
+    return _put_off
+
+
+def complete() -> ModuleType:
+    """Returns the package with all of its public names, also where they were put off."""
+    global _put_off
+    package = importlib.import_module("keras_he")
+    if _put_off:
+        _put_off = False
+        importlib.reload(package)
+    return package
+
+
+def _runs_as_command() -> bool:
+    """Returns whether this process is `keras-he`, or `python -m keras_he`."""
+    called = sys.argv[0] if getattr(sys, "argv", None) else ""
+    if called == "-m":  # what stands there while Python looks for the module to run
+        arguments = sys.orig_argv[1:]
+        return "-mkeras_he" in arguments or ("-m", "keras_he") in pairwise(arguments)
+    return Path(called).name in ("keras-he", "keras-he.exe")
+
+
+_put_off = _runs_as_command()
+
+
+def _backend_missing(missing: str) -> str:
+    """Returns what to do where the backend that Keras would use is not installed."""
+    asked = os.environ.get("KERAS_BACKEND")
+    why = f"KERAS_BACKEND={asked}" if asked else "its default, or that of ~/.keras/keras.json"
+    start = f"Keras needs a backend, and {_BACKENDS.get(missing, missing)} ({why}) is not installed"
+    found = [name for name in _BACKENDS if name != missing and find_spec(name) is not None]
+    if found:
+        return (
+            f"{start}. Installed: {', '.join(_BACKENDS[name] for name in found)}. Set the "
+            f"environment variable KERAS_BACKEND={found[0]}, or write "
+            f'`import os; os.environ["KERAS_BACKEND"] = "{found[0]}"` before the first import of '
+            "keras or keras_he."
+        )
+    return (
+        f"{start}, and no other backend is. Install one: `python -m pip install tensorflow`; or "
+        "`jax` or `torch`, and set the environment variable KERAS_BACKEND to that name."
+    )
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """Returns the first two numbers of a version."""
+    parts = version.split(".")[:2]
+    return tuple(int(part) if part.isdigit() else 0 for part in parts)

@@ -10,7 +10,7 @@ from keras_he.errors import KerasHeError
 from keras_he.keras_private import own_trainable_weights
 from keras_he.provenance import Origin
 from keras_he.structure import is_normalisation
-from keras_he.tensors import mean_square
+from keras_he.tensors import mean_square, number
 
 
 class NotMeasurable(KerasHeError, ValueError):
@@ -41,4 +41,4 @@ def _may_be_silent(layer: Any, inputs: Sequence[Origin]) -> bool:
         scale = getattr(layer, "gamma", getattr(layer, "scale", None))
         return scale is not None and keras.ops.is_tensor(scale.value) and not mean_square(scale)
     rectifiers = (keras.layers.Activation, keras.layers.PReLU, keras.layers.ReLU)
-    return isinstance(layer, rectifiers) and float(keras.ops.max(inputs[0].tensor)) <= 0.0
+    return isinstance(layer, rectifiers) and number(keras.ops.max(inputs[0].tensor)) <= 0.0

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from keras_he.errors import KerasHeError, invalid
 from keras_he.sampling import STORAGE, aligned_empty, store
-from keras_he.tensors import is_tracing, to_tensor
+from keras_he.tensors import is_tracing, number, to_tensor
 
 _RANDOM = (  # their subclasses too: Keras' Glorot and Lecun, and keras_he's, scale a variance
     keras.initializers.Orthogonal,
@@ -180,9 +180,9 @@ class _Later:
             return False
         value = keras.ops.convert_to_tensor(variable.value)
         signs = keras.ops.signbit(keras.ops.cast(value[_corner(pattern)], "float32"))
-        if not bool(keras.ops.all(keras.ops.equal(signs, pattern))):
+        if not number(keras.ops.all(keras.ops.equal(signs, pattern))):
             return False
-        return not bool(keras.ops.any(keras.ops.not_equal(value, 0)))
+        return not number(keras.ops.any(keras.ops.not_equal(value, 0)))
 
 
 def _corner(pattern: NDArray[np.bool_]) -> tuple[Any, ...]:

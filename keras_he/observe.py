@@ -19,7 +19,7 @@ from keras_he.keras_private import holds, layers_inside
 from keras_he.provenance import ACTIVATIONS, UNKNOWN, Origin, Trace
 from keras_he.steps import SEPARABLE, all_steps, depthwise_half
 from keras_he.structure import Slot, is_normalisation
-from keras_he.tensors import float_tensors, mean_square
+from keras_he.tensors import float_tensors, mean_square, number
 
 # A unit that moves by less than this share of what it is given passes no gradient to speak of.
 _STILL = 1e-3
@@ -245,7 +245,7 @@ def _look(sight: Sight, value: Any) -> None:
     """Records the moments of a pre-activation."""
     sight.moments.append(mean_square(value))
     if len(sight.moments) == 1:
-        sight.mean = float(keras.ops.mean(keras.ops.cast(value, "float32")))
+        sight.mean = number(keras.ops.mean(keras.ops.cast(value, "float32")))
 
 
 def _keys(kernels: Sequence[Sight]) -> list[int]:
@@ -275,7 +275,7 @@ def _outside(value: Any, bounds: tuple[float, float] | None) -> float:
     if bounds is None:
         return 0.0
     flat = keras.ops.logical_or(value < bounds[0], value > bounds[1])
-    return float(keras.ops.mean(keras.ops.cast(flat, "float32")))
+    return number(keras.ops.mean(keras.ops.cast(flat, "float32")))
 
 
 def _steep(activation: Any) -> tuple[float, float] | None:

@@ -125,6 +125,14 @@ def float_tensors(values: Any) -> list[Any]:
     ]
 
 
+def number(tensor: Any) -> float:
+    """Returns what a tensor of one element holds, also where parts of it lie on several devices.
+
+    On PyTorch `float` of a tensor that is cut over processes sees one process's part alone.
+    """
+    return float(keras.ops.convert_to_numpy(tensor))
+
+
 def mean_square(value: Any) -> float:
     """Returns the second moment of a tensor's elements, taken in float32; 0.0 where it has none."""
     size = math.prod(value.shape)
@@ -138,14 +146,14 @@ def mean_square(value: Any) -> float:
 
         total = 2.0 * float(tf.nn.l2_loss(wide))  # one pass, and no square of it in memory
     else:
-        total = float(keras.ops.sum(keras.ops.square(wide)))
+        total = number(keras.ops.sum(keras.ops.square(wide)))
     if 1e-30 < total < 1e38 or math.isnan(total):
         return total / size
     # Beyond float32's range for squares, though the values may be within it.
-    largest = float(keras.ops.max(keras.ops.abs(wide)))
+    largest = number(keras.ops.max(keras.ops.abs(wide)))
     if largest == 0.0 or not math.isfinite(largest):
         return largest
-    return float(keras.ops.mean(keras.ops.square(wide / largest))) * largest * largest
+    return number(keras.ops.mean(keras.ops.square(wide / largest))) * largest * largest
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Measures what `keras_he.audit` costs beside an eager forward and backward pass of its batch.
 
-    pip install "keras-he[tensorflow,benchmark]"
+    python -m pip install -e ".[tensorflow,benchmark]"    # in a checkout of keras_he
     python benchmarks/audit.py
 
 The budget is four times such a pass, for ResNet50 at 64×64 with eight samples.

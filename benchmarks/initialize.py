@@ -1,7 +1,7 @@
 """Measures what `keras_he.initialize` costs, and the spreads that it leaves, beside peers.
 
-    pip install "keras-he[tensorflow,benchmark]"
-    pip install --no-deps keras-hub            # for Llama
+    python -m pip install -e ".[tensorflow,benchmark]"    # in a checkout of keras_he
+    python -m pip install --no-deps keras-hub             # for Llama
     python benchmarks/initialize.py            # all of it, half an hour
     python benchmarks/initialize.py --quick    # without a peer that takes minutes for a network
 

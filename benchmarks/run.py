@@ -1,6 +1,6 @@
 """Measures everything in one run, and prints tables; writes JSON, Markdown and a plot if asked.
 
-    pip install "keras-he[tensorflow,jax,torch,benchmark]"
+    python -m pip install -e ".[tensorflow,jax,torch,benchmark]"    # in a checkout of keras_he
     python benchmarks/run.py                        # all parts, 45 minutes
     python benchmarks/run.py --quick                # three minutes: fewer sizes, TensorFlow only
     python benchmarks/run.py draws calls            # some parts

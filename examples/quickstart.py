@@ -1,7 +1,7 @@
 """Trains, saves, loads and serves a network whose kernels say `kernel_initializer="he_prelu"`.
 
-    pip install "keras-he[tensorflow,examples]"
-    python quickstart.py
+    python -m pip install ".[tensorflow,examples]"    # in a checkout of keras_he
+    python examples/quickstart.py
 
 It reads scikit-learn's handwritten digits. The trained network is loaded in a fresh Python, and its
 export is loaded and run by the TensorFlow C++ SavedModel loader that TensorFlow Serving uses. Where

@@ -164,7 +164,7 @@ def _tensorflow() -> ctypes.CDLL:
     """Returns the C API of the installed wheel, which is found without importing it."""
     spec = importlib.machinery.PathFinder.find_spec("tensorflow")
     if spec is None or spec.origin is None:
-        raise FileNotFoundError("No TensorFlow library found. Run: pip install tensorflow-cpu")
+        raise FileNotFoundError("No TensorFlow found. Run: python -m pip install tensorflow")
     # It loads libtensorflow_framework.so.2, which lies beside it, by itself.
     library = ctypes.CDLL(str(Path(spec.origin).with_name("libtensorflow_cc.so.2")))
     for names, (returned, *taken) in _FUNCTIONS.items():

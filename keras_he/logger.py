@@ -7,6 +7,7 @@ import keras
 
 from keras_he.errors import invalid
 from keras_he.examine import audit
+from keras_he.foreign import hint, is_keras_2
 from keras_he.geometry import integer
 from keras_he.report import Report
 from keras_he.rows import Row
@@ -75,6 +76,12 @@ class SignalLogger(keras.callbacks.Callback):
         self._steps = 0
         self._figures: dict[str, float] = {}
         self.reports: dict[int, Report] = {}
+
+    def set_model(self, model: Any) -> None:
+        """Takes the model that is trained; Keras calls it first."""
+        if is_keras_2(model):
+            raise invalid("model", "a Keras model", model, hint(model))
+        super().set_model(model)
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Looks before the first step."""

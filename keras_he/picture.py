@@ -15,7 +15,7 @@ def picture(report: Account, *, titled: bool = True) -> Any:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError(
-            "A figure needs matplotlib: `pip install keras-he[plot]`. Without it, "
+            "A figure needs matplotlib: `python -m pip install matplotlib`. Without it, "
             "`print(report)` and `report.to_json()` say the same."
         ) from error
     rows = [row for row in report.kernels if row.moments]

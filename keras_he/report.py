@@ -53,7 +53,7 @@ class Report(Account):
             path: The file; it is replaced.
 
         Raises:
-            ImportError: Without matplotlib (`pip install keras-he[plot]`).
+            ImportError: Without matplotlib (`python -m pip install matplotlib`).
         """
         Path(path).write_text(page(self), encoding="utf-8")
 
@@ -63,7 +63,7 @@ class Report(Account):
         The band is that of a factor of 10 about what is asked for; findings are marked.
 
         Raises:
-            ImportError: Without matplotlib (`pip install keras-he[plot]`).
+            ImportError: Without matplotlib (`python -m pip install matplotlib`).
         """
         return picture(self)
 

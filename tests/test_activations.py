@@ -5,7 +5,6 @@ Expected moments are SciPy's integrals of `definitions.py`, which shares no code
 
 import inspect
 import math
-import time
 from functools import partial
 
 import keras
@@ -16,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from integrals import assert_moments, integrated
 
-from keras_he import activations
+from keras_he import activations, errors
 from keras_he.activations import (
     ALIASES,
     KNOWN,
@@ -173,12 +172,12 @@ def test_an_unknown_name_gets_the_nearest(name, near):
         canonical(name)
 
 
-def test_a_long_name_is_refused_fast_and_briefly():
-    start = time.perf_counter()
+def test_a_long_name_is_refused_briefly_and_compared_with_none(monkeypatch):
+    # difflib, which is quadratic, would take minutes.
+    monkeypatch.setattr(errors, "get_close_matches", lambda *_, **__: pytest.fail("compared"))
     with pytest.raises(InvalidArgument, match="known activation") as caught:
         canonical("relu" * 100_000)
     assert len(str(caught.value)) < 300
-    assert time.perf_counter() - start < 1.0  # difflib would take minutes
 
 
 @pytest.mark.parametrize("name", [None, 3, ["relu"]], ids=repr)

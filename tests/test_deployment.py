@@ -290,7 +290,7 @@ def test_a_type_that_numpy_lacks_is_refused(server, tmp_path):
 
 def test_a_missing_wheel_is_named(exports, server, monkeypatch):
     monkeypatch.setattr(sys, "path", [])
-    with pytest.raises(FileNotFoundError, match="pip install tensorflow-cpu"):
+    with pytest.raises(FileNotFoundError, match="python -m pip install tensorflow"):
         server.SavedModel(exports["one_input"].path)
 
 

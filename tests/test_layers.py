@@ -534,3 +534,24 @@ def test_every_keras_layer_with_weights_has_a_rule():
         if holds_weights and not any(part in table.RULES for part in ancestry):
             unknown.append(name)
     assert set(unknown) - set(NOT_RULED) == set()
+
+
+@pytest.mark.skipif(not hasattr(keras.layers, "TernaryDense"), reason="Keras has it from 3.16 on")
+def test_a_ternary_kernel_is_measured_if_its_threshold_follows_it():
+    """Its output is `mean|w| · x·t`, t in {-1, 0, 1}: as large as the kernel, and linear in x."""
+
+    def network(threshold):
+        layers = [keras.layers.TernaryDense(64, threshold, "relu") for _ in range(6)]
+        return keras.Sequential([keras.Input((64,)), *layers])
+
+    model, x = network(None), np.random.default_rng(0).standard_normal((256, 64))
+    report = keras_he.initialize(model, x, seed=1)
+    assert [row.rule for row in report.kernels] == ["measured"] * 6
+    for layer in model.layers:
+        layer.activation = keras.activations.linear
+        before = keras.ops.convert_to_numpy(layer(x))
+        assert np.mean(before.astype("float64") ** 2) == pytest.approx(1.0, rel=0.02)
+        x = np.maximum(before, 0)
+    with pytest.raises(keras_he.KerasHeError, match="must be linear in its kernel"):
+        keras_he.initialize(network(0.05), seed=1)
+    assert keras_he.layer_fans(network(0.05).layers[0]) == {"kernel": (64, 64)}

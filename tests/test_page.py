@@ -204,5 +204,5 @@ def test_values_that_a_log_scale_has_not_are_drawn_all_the_same():
 
 def test_without_matplotlib_the_error_says_what_to_install(report, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"pip install keras-he\[plot\]"):
+    with pytest.raises(ImportError, match="`python -m pip install matplotlib`"):
         report.plot()

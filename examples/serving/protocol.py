@@ -1,7 +1,7 @@
 """TensorFlow Serving's messages, and their tensors as NumPy arrays, without TensorFlow's Python.
 
-    pip install tensorflow-cpu grpcio
-    pip install --no-deps tensorflow-serving-api    # it asks for another build of TensorFlow
+    python -m pip install tensorflow grpcio
+    python -m pip install --no-deps "tensorflow-serving-api==2.21.*"    # it pins another TensorFlow
 
 The message classes of tensorflow-serving-api import others from `tensorflow.core`, and Python would
 run the whole of TensorFlow, and Keras with it, for these. So they are imported through an empty
@@ -22,7 +22,10 @@ import numpy as np
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # for serve_without_keras
 
-_INSTALL = "Run: pip install tensorflow-cpu grpcio && pip install --no-deps tensorflow-serving-api"
+_INSTALL = (
+    "Run: python -m pip install tensorflow grpcio && "
+    'python -m pip install --no-deps "tensorflow-serving-api==2.21.*"'
+)
 
 
 @contextmanager

@@ -158,6 +158,10 @@ with server.SavedModel({export!r}) as model:
                 model.run(signature, image=np.zeros(shape, "float32"))
             except server.TensorFlowError as error:
                 print(error.code, "is not compatible with expected shape [?,8,8,1]" in str(error))
+        try:
+            model.run(signature, image=np.zeros((0, 8, 8, 1), "float32"))
+        except server.TensorFlowError as error:
+            print(error.code, "The batch must have at least one sample." in str(error))
     inputs = model.signatures["features"].inputs
     inputs["image"] = inputs["image"]._replace(dtype="float64")
     try:
@@ -167,11 +171,12 @@ with server.SavedModel({export!r}) as model:
 """
 
 
-def test_the_graph_itself_refuses_wrong_shapes_and_types_with_onednn_too(exported, run_python):
+@pytest.mark.parametrize("onednn", ["0", "1"])
+def test_the_graph_itself_refuses_wrong_shapes_and_types(onednn, exported, run_python):
     script = UNCHECKED.format(scripts=str(SERVING.parent), export=str(exported.path))
     # Without the check in the graph this process is aborted.
-    printed = run_python(script, TF_ENABLE_ONEDNN_OPTS="1")
-    assert printed.split("\n") == 11 * ["3 True"] + [""]
+    printed = run_python(script, TF_ENABLE_ONEDNN_OPTS=onednn)
+    assert printed.split("\n") == 13 * ["3 True"] + [""]
 
 
 # Versions
@@ -353,7 +358,30 @@ def mixed_precision():
     )
 
 
-@pytest.mark.parametrize("build", [two_inputs, mixed_precision], ids=["inputs", "bfloat16"])
+def clone_that_was_built_again():
+    """Its last layer was called twice, and shows what it gave the first time."""
+    clone = keras.models.clone_model(small_model())
+    clone.build((None, 8, 8, 1))
+    return clone
+
+
+def layers_of_two_models():
+    """Its last layer is of another model too, which called it first."""
+    first = small_model()
+    image = keras.Input((8, 8, 1), name="image")
+    last = first.layers[-1](keras.layers.Flatten()(image) * 2.0)
+    return keras.Model(image, last)
+
+
+BUILDS = {
+    "inputs": two_inputs,
+    "bfloat16": mixed_precision,
+    "built again": clone_that_was_built_again,
+    "shared": layers_of_two_models,
+}
+
+
+@pytest.mark.parametrize("build", BUILDS.values(), ids=BUILDS)
 def test_a_classifier_of_any_inputs_and_precision_is_served(build, scripts, tmp_path):
     module, model = scripts.export_model, build()
     inputs = module.some_inputs(model)
@@ -435,8 +463,8 @@ def test_tensors_are_those_of_tensorflow(dtype, shape, scripts):
         np.testing.assert_array_equal(made, array)
 
 
-@pytest.mark.parametrize("values", [[], [7.0], [7.0, 8.0]], ids=len)
-def test_values_that_are_left_out_are_filled_in_as_tensorflow_does(values, scripts):
+@pytest.mark.parametrize("values", [[], [7.0], [7.0, 8.0], [*range(8)]], ids=len)
+def test_values_are_filled_in_or_dropped_as_tensorflow_does(values, scripts):
     import tensorflow as tf
 
     tensor = tf.make_tensor_proto(np.zeros((2, 3), "float32"))

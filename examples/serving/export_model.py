@@ -30,6 +30,7 @@ from servable import DEFAULT, WARM_UP, Servable, versions
 import keras_he  # noqa: F401 - registers the strings, and the classes that a saved model names
 
 WARM_UP_SIZES = (1, 32)  # the batches that are expected
+NO_SAMPLES = "The batch must have at least one sample."
 LAST_VERSION = 2**63 - 1  # the server reads 64 bits
 
 
@@ -94,6 +95,11 @@ def _with_features(model: keras.Model) -> keras.Model:
     if not getattr(model, "outputs", None):
         raise ValueError("`model` must be a built Sequential or a functional model")
     outputs, last = model.outputs, model.layers[-1]
+    if len(outputs) == 1 and _called_again(last, outputs[0]):
+        # Keras shows the first call of a layer, which may be of another model: here it has one.
+        clone = keras.models.clone_model(model)
+        clone.set_weights(model.get_weights())
+        model, outputs, last = clone, clone.outputs, clone.layers[-1]
     if len(outputs) != 1 or len(outputs[0].shape) != 2 or last.output is not outputs[0]:
         shapes = ", ".join(str(output.shape) for output in outputs)
         raise ValueError(
@@ -109,6 +115,15 @@ def _with_features(model: keras.Model) -> keras.Model:
     return keras.Model(model.inputs, [outputs[0], last.input])
 
 
+def _called_again(layer: keras.layers.Layer, output: keras.KerasTensor) -> bool:
+    """Returns whether a layer shows another output than this one, of the same shape."""
+    try:
+        shown = layer.output
+    except (AttributeError, ValueError):  # it has several, or none
+        return True
+    return shown is not output and getattr(shown, "shape", None) == output.shape
+
+
 def _write(serving: keras.Model, path: Path) -> None:
     # The archive finds the variables of its functions by itself; `archive.track(model)` would write
     # each of them twice.
@@ -122,6 +137,10 @@ def _write(serving: keras.Model, path: Path) -> None:
     def outputs(*arrays: tf.Tensor) -> list[tf.Tensor]:
         # Without it a tensor of wrong rank reaches kernels that end the server's process.
         arrays = [tf.ensure_shape(a, t.shape) for a, t in zip(arrays, serving.inputs, strict=True)]
+        # With oneDNN, TensorFlow's default, convolutions refuse a batch of 0 with a puzzling error.
+        checks = [tf.debugging.assert_positive(tf.shape(a)[:1], NO_SAMPLES) for a in arrays]
+        with tf.control_dependencies(checks):
+            arrays = [tf.identity(a) for a in arrays]
         return [keras.ops.cast(y, "float32") for y in serving(arrays, training=False)]
 
     def probabilities_and_label(*arrays: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -104,6 +104,22 @@ class Front(prediction_service.PredictionServiceServicer, model_service.ModelSer
         return response
 
     @answers
+    def Classify(self, request: Any) -> Any:  # noqa: N802
+        """Refuses, as the server does where a signature is for `Predict`."""
+        raise self._other_method(request, "classification", "classify")
+
+    @answers
+    def Regress(self, request: Any) -> Any:  # noqa: N802
+        """Refuses, as the server does where a signature is for `Predict`."""
+        raise self._other_method(request, "regression", "regress")
+
+    def _other_method(self, request: Any, kind: str, method: str) -> Refusal:
+        self._version(request)
+        wanted, held = f"tensorflow/serving/{method}", "tensorflow/serving/predict"
+        message = f"Expected {kind} signature method_name to be {wanted}. Was: {held}"
+        return Refusal(codes.INVALID_ARGUMENT, message)
+
+    @answers
     def GetModelMetadata(self, request: Any) -> Any:  # noqa: N802
         """Returns the signatures of a version."""
         version = self._version(request)

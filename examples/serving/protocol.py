@@ -122,7 +122,7 @@ def array_of(tensor: tensor_pb2.TensorProto) -> np.ndarray:
     """Returns the array of a message.
 
     Single values may be fewer than the shape says: the last one repeats, and none at all are zeros.
-    More than the shape says are refused here; TensorFlow drops them.
+    More than the shape says are dropped. Bytes must be as many as it says.
 
     Raises:
         ValueError: If the message holds another number of values than its shape says, or a type
@@ -143,11 +143,9 @@ def array_of(tensor: tensor_pb2.TensorProto) -> np.ndarray:
         return values.view(dtype).reshape(shape)
     field = _TYPES[dtype.name][1]
     given = np.array(getattr(tensor, field), np.uint16 if field == "half_val" else None)
-    if given.size > count:
-        raise ValueError(f"must have {count} values. Received: {given.size}")
     given = given.view(dtype) if field == "half_val" else given.astype(dtype)
     values = np.full(count, given[-1] if given.size else 0, dtype)
-    values[: given.size] = given
+    values[: given.size] = given[:count]
     return values.reshape(shape)
 
 

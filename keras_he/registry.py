@@ -145,10 +145,9 @@ def register() -> None:
 
     Example:
         >>> import keras, keras_he
-        >>> keras.saving.get_custom_objects().clear()
         >>> keras_he.register()
-        >>> keras.layers.Dense(4, kernel_initializer={"class_name": "he_relu", "config": {}})
-        <Dense name=dense, built=False>
+        >>> keras.layers.Dense(4, kernel_initializer="he_prelu").kernel_initializer
+        KaimingNormal(activation='prelu', negative_slope=0.25)
     """
     ours: dict[str, type[Kaiming]] = dict(aliases())
     ours |= {f"{_PACKAGE}>{name}": cls for name, cls in _LAWS.items()}

@@ -21,6 +21,16 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+def pytest_report_header() -> str:
+    """Tells the versions that differ between the legs of CI."""
+    import keras
+    import numpy
+
+    python, backend = sys.version.split()[0], keras.backend.backend()
+    numbers = f"Python {python}, Keras {keras.__version__}, NumPy {numpy.__version__}"
+    return f"{numbers}, {backend} {sys.modules[backend].__version__}"
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Hands what a worker of pytest-xdist has recorded to the process that prints."""
     if hasattr(session.config, "workeroutput") and "routes" in sys.modules:

@@ -865,3 +865,31 @@ def test_the_example_of_a_docstring_prints_what_it_says(name, monkeypatch):
     for test in doctest.DocTestFinder().find(getattr(keras_he, name), name, globs={}):
         result = doctest.DocTestRunner().run(test, out=said.append)
         assert not result.failed, "".join(said)
+
+
+# Installing: keras_he is on no package index yet
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md")),
+        *sorted(path for path in ROOT.glob("docs/*.md")),
+        *sorted(path for path in ROOT.glob("*/**/*.py") if path.parts[len(ROOT.parts)][0] != "."),
+        *sorted(path for path in ROOT.glob("examples/**/*.md")),
+    ],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_no_line_installs_keras_he_from_an_index(path):
+    if not path.exists():  # the wheel is tested without them
+        pytest.skip("not here")
+    wrong = re.findall(r"install [^\n`#]*[\"' ]keras[-_]he\b.*", path.read_text(encoding="utf-8"))
+    assert wrong == []
+
+
+def test_the_readme_installs_each_backend_from_a_checkout():
+    (section,) = re.findall(r"^## Install\n(.*?)^## ", text(README), re.DOTALL | re.MULTILINE)
+    for backend in ("tensorflow", "jax", "torch"):
+        assert f'$ python -m pip install ".[{backend}]"' in section
+    for backend in ("jax", "torch"):
+        assert f"$ export KERAS_BACKEND={backend}" in section

@@ -29,9 +29,9 @@ print(keras.backend.backend(), keras.__version__, layer.kernel_initializer)
 def ways() -> list[list[str]]:
     """Returns the commands of each block of the section."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    (section,) = re.findall(r"^## Install\\n(.*?)^## ", text, flags=re.DOTALL | re.MULTILINE)
-    blocks = re.findall(r"^```console\\n(.*?)^```$", section, flags=re.DOTALL | re.MULTILINE)
-    return [re.findall(r"^\\$ (.*)$", block, flags=re.MULTILINE) for block in blocks]
+    (section,) = re.findall(r"^## Install\n(.*?)^## ", text, flags=re.DOTALL | re.MULTILINE)
+    blocks = re.findall(r"^```console\n(.*?)^```$", section, flags=re.DOTALL | re.MULTILINE)
+    return [re.findall(r"^\$ (.*)$", block, flags=re.MULTILINE) for block in blocks]
 
 
 def try_way(lines: list[str], before: list[str]) -> None:
@@ -63,7 +63,7 @@ def try_way(lines: list[str], before: list[str]) -> None:
                 environment[variable] = value
             else:
                 run(*words, where=checkout)
-        print(f"{' && '.join(lines)}\\n  {run('python', '-c', USE, where=folder)}")
+        print(f"{' && '.join(lines)}\n  {run('python', '-c', USE, where=folder)}")
         gain = run("keras-he", "gain", "relu", where=folder).splitlines()[0]
         print(f"  keras-he gain relu: {gain}", flush=True)
 

@@ -4,7 +4,9 @@ Importing the package registers its strings, so that a layer can say
 `kernel_initializer="he_prelu"`.
 """
 
-from keras_he.startup import check_keras, is_put_off
+from typing import TYPE_CHECKING, Any
+
+from keras_he.startup import check_keras, complete, is_put_off
 
 __version__ = "0.1.0"
 
@@ -55,3 +57,11 @@ __all__ = [
     "register_kernels",
     "skip_init",
 ]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """Brings the public names where they were put off."""
+        if name in __all__ and is_put_off():
+            return getattr(complete(), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -42,10 +42,14 @@ _CODES = "exit codes: 0 all is well, 1 --fail-on found something, 2 it cannot be
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line, and returns its exit code."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks × or ² gets ?
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     options = _parser().parse_args(arguments)
     try:
         code: int = options.run(options)
-        sys.stdout.flush()  # a reader that is gone is met here, not when Python ends
+        if sys.stdout is not None:
+            sys.stdout.flush()  # a reader that is gone is met here, not when Python ends
     except BrokenPipeError:  # such as `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -145,6 +149,7 @@ def _audit(options: argparse.Namespace) -> int:
     # What layers print, and the progress that is shown, is no JSON.
     with redirect_stdout(sys.stderr if options.json == "-" else sys.stdout):
         model = _loaded(options, compiled=False)
+        _check_backward(options)
         report = _run(options, complete().audit, model, backward=not options.no_backward)
     print(report.to_json(indent=1) if options.json == "-" else report)
     if html:
@@ -152,6 +157,17 @@ def _audit(options: argparse.Namespace) -> int:
     if out:
         out.write_text(report.to_json(indent=1), encoding="utf-8")
     return int(any(finding.verdict in wanted for finding in report.findings))
+
+
+def _check_backward(options: argparse.Namespace) -> None:
+    """Refuses the gradient where the backend takes none, in words of the command line."""
+    import keras
+
+    from keras_he.tensors import has_gradients
+
+    if not (options.no_backward or has_gradients()):
+        name = keras.backend.backend()
+        raise Refusal(f"the {name} backend takes no gradients: add --no-backward")
 
 
 def _verdicts(text: str) -> set[str]:
@@ -229,7 +245,7 @@ def _loaded(options: argparse.Namespace, *, compiled: bool = True) -> Any:
     for module in options.modules:
         try:
             importlib.import_module(module)
-        except Exception as error:  # whatever the module raises
+        except (Exception, SystemExit) as error:  # whatever the module raises
             raise Refusal(f"--import {module}: {error}") from error
     return load(path, compiled=compiled)
 

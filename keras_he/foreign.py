@@ -4,8 +4,9 @@ import os
 from typing import Any
 
 _KERAS_2 = (
-    "It is of Keras 2 ({package}), and keras_he needs Keras 3. Install it with `python -m pip "
-    "install --upgrade keras`, unset TF_USE_LEGACY_KERAS, and build the model from `import keras`."
+    "It is of Keras 2 ({package}), and keras_he needs Keras 3. Build it from `import keras`, in "
+    "place of tf_keras, or of tf.keras under TF_USE_LEGACY_KERAS. If `import keras` gives no Keras "
+    "3, run `python -m pip install --upgrade keras`."
 )
 _OTHERS = {"torch": "PyTorch", "flax": "Flax", "haiku": "Haiku", "equinox": "Equinox"}
 

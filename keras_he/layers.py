@@ -278,6 +278,15 @@ def _no_rule(layer: keras.layers.Layer, weights: list[Any]) -> str:
     )
 
 
+def has_fixed_threshold(layer: Any) -> bool:
+    """Returns whether a layer rounds its kernel to three values by a threshold of its own.
+
+    What it returns is then of one size, whatever the size of the kernel.
+    """
+    ternary = getattr(keras.layers, "TernaryDense", None)
+    return ternary is not None and isinstance(layer, ternary) and layer.threshold is not None
+
+
 def _no_kernels(layer: Any) -> Kernels:
     return {}
 

@@ -27,11 +27,6 @@ from keras_he.steps import SEPARABLE, all_steps, depthwise_half
 from keras_he.structure import is_random
 from keras_he.tensors import float_tensors, mean_square
 
-# Its kernel is rounded to three values. The output follows the kernel's size if the threshold does;
-# that it does not follow it with a fixed threshold is found by `_proven_linear`.
-_TERNARY: tuple[type, ...] = tuple(
-    getattr(keras.layers, name) for name in ("TernaryDense",) if hasattr(keras.layers, name)
-)
 _LINEAR = 0.05  # by which a second moment may miss the square of its kernel's gain
 
 
@@ -155,7 +150,7 @@ class Measurement:
         outputs = call(*args, **kwargs)
         measured = self._calls.pop().measured
         entry = kernels[-1]
-        if type(layer).__module__.startswith("keras.") and not isinstance(layer, _TERNARY):
+        if type(layer).__module__.startswith("keras."):
             if not measured:  # such as the scale of an additive attention
                 self._analytic(entry, entry.activation)
             return outputs
@@ -166,7 +161,7 @@ class Measurement:
     def _proven_linear(
         self, entry: Entry, layer: Any, call: Callable[[], Any], outputs: Any, measured: bool
     ) -> Any:
-        """Returns the outputs of a layer, and refuses one that is not linear in its kernel.
+        """Returns the outputs of a user's layer, and refuses one that is not linear in its kernel.
 
         One that has no activation of its own is measured by what it returns. What it returns with a
         kernel of zeros is its bias, and is subtracted.

@@ -70,6 +70,8 @@ def _file_problem(path: Path) -> str:
     """Returns what a file is, if it does not hold a whole model under its right name."""
     if not path.exists():
         return "does not exist"
+    if not path.is_file():
+        return "is no regular file. Give a .keras or .h5 file"
     with path.open("rb") as file:
         start = file.read(16)
     if start.startswith(b"PK"):
@@ -94,7 +96,7 @@ def _archive_problem(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             held = set(archive.namelist())
-    except zipfile.BadZipFile as error:
+    except Exception as error:  # whatever damage makes Python's reader raise
         return f"is a damaged zip archive: {error}"
     if "config.json" not in held:
         if any(name.endswith("data.pkl") for name in held):
@@ -111,7 +113,7 @@ def _hdf5_problem(path: Path) -> str:
     try:
         with h5py.File(path) as file:
             is_whole = "model_config" in file.attrs
-    except OSError as error:
+    except Exception as error:  # whatever damage makes the library raise
         return f"is a damaged HDF5 file: {error}"
     if not is_whole:
         return f"holds weights only, and not the layers that they belong to. {_SAVE_WHOLE}"
@@ -154,10 +156,11 @@ def load(path: Path, *, compiled: bool) -> Any:
 
 def save(model: Any, path: Path) -> None:
     """Writes a model beside its place, and moves it there when it is complete."""
-    aside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    place = path.resolve()  # a link stays a link
+    aside = place.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         model.save(aside)
-        os.replace(aside, path)
+        os.replace(aside, place)
     except Exception as error:  # a full disk, or a model that the format does not take
         raise Refusal(f"{path} cannot be written. Keras says: {last_words(error)}") from error
     finally:
@@ -165,8 +168,10 @@ def save(model: Any, path: Path) -> None:
 
 
 def writable(name: str, *, model: bool = False) -> Path:
-    """Returns a path to write to, or the reason why it is none."""
+    """Returns a path to write a model or a report to, or the reason why it is none."""
     path = Path(name)
+    if not model and path.suffix in (*_ARCHIVE, *_HDF5):
+        raise Refusal(f"{path} is the name of a model's file: name the report in another way")
     if model and path.suffix not in (".keras", ".h5"):
         raise Refusal(f"{path} must be a .keras or .h5 file")
     if path.is_dir():
@@ -220,7 +225,7 @@ def _version(path: Path) -> str | None:
 
         with h5py.File(path) as file:
             return str(file.attrs["keras_version"])
-    except (KeyError, OSError, ValueError, zipfile.BadZipFile):
+    except Exception:  # whatever is wrong with it, it does not say
         return None
 
 

@@ -13,8 +13,9 @@ import keras
 
 from keras_he.entries import Entry, seed_of
 from keras_he.errors import KerasHeError
+from keras_he.faults import NotMeasurable
 from keras_he.in_front import is_rectifier
-from keras_he.layers import Place
+from keras_he.layers import Place, has_fixed_threshold
 from keras_he.look import Look, backward_moments
 from keras_he.measure import Measurement, Settings
 from keras_he.probe import forward
@@ -90,6 +91,7 @@ def make_plan(
     """Returns the plan of a model and its `places`; `batch=None` runs no pass."""
     entries = _entries(slots(model, survey), seed, only, skip)
     for entry in entries:
+        _check_size(entry)
         if entry.slot.role == "remade" and not entry.left:
             _remake(entry)
     plan = Plan(settings, entries)
@@ -115,6 +117,16 @@ def make_plan(
             entry.rule = "analytic, not reached"
             entry.gain = 1.0
     return plan
+
+
+def _check_size(entry: Entry) -> None:
+    """Refuses a kernel whose size does not come to its layer's output."""
+    if entry.is_set and has_fixed_threshold(entry.slot.layer):
+        raise NotMeasurable(
+            f"`{entry.slot.path}` must set the size of its layer's output to be initialized. With "
+            "a fixed `threshold` it does not. Give the layer `threshold=None`, or leave the kernel "
+            f'out with `skip="{entry.slot.path}"`.'
+        )
 
 
 def _entries(found: Sequence[Slot], seed: int, only: Any, skip: Any) -> list[Entry]:

@@ -12,12 +12,15 @@ table of its own from the nightly builds of October 2026 on. `register` tries wh
 
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
 import keras
 
 from keras_he.errors import did_you_mean, invalid
+from keras_he.foreign import hint as foreign_hint
+from keras_he.foreign import is_keras_2
 from keras_he.initializers import CLASSES, Kaiming
 from keras_he.keras_private import built_in_initializers
 from keras_he.strings import meanings, names
@@ -47,6 +50,7 @@ def _alias(name: str, law: type[Kaiming], arguments: Mapping[str, Any]) -> type[
             return law.from_config(config)  # which refuses it
         return law.from_config(_added(law, arguments, config))
 
+    construct.__qualname__ = name  # which errors about arguments tell
     written = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
     namespace = {
         "__module__": __name__,  # where pickle finds it
@@ -68,15 +72,18 @@ def _added(
     law: type[Kaiming], arguments: Mapping[str, Any], others: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Returns a string's arguments and others, which may not contradict it."""
-    for argument in others:
-        if argument in {*arguments, "gain", "negative_slope"}:
+    added = dict(arguments)
+    for argument, value in others.items():
+        if argument not in {*arguments, "gain", "negative_slope"}:
+            added[argument] = value
+        elif getattr(law(**arguments), argument) != value:  # such as a config may repeat
             raise invalid(
                 argument,
                 "left out beside a string, which says it already",
-                others[argument],
+                value,
                 f"Write keras_he.{law.__name__}(…) with all of its arguments.",
             )
-    return {**arguments, **others}
+    return added
 
 
 def get(identifier: Any) -> Kaiming:
@@ -110,6 +117,8 @@ def get(identifier: Any) -> Kaiming:
         return _class_of(identifier)()
     if isinstance(identifier, Mapping):
         name = identifier.get("registered_name") or identifier.get("class_name")
+        if name is None or identifier.get("module") not in (None, "builtins", _PACKAGE):
+            raise _unknown(identifier)
         return _class_of(name).from_config(identifier.get("config", {}))
     raise _unknown(identifier)
 
@@ -122,9 +131,12 @@ def _class_of(name: Any) -> type[Kaiming]:
 
 
 def _unknown(identifier: Any) -> Exception:
-    hint = did_you_mean(identifier, names())
-    if isinstance(identifier, str) and hasattr(keras.initializers, identifier):
+    own = getattr(keras.initializers, identifier, None) if isinstance(identifier, str) else None
+    hint = _same_parts(identifier) or did_you_mean(identifier, names())
+    if isinstance(own, type) and own is not keras.initializers.Initializer:
         hint = f'It is Keras\' own: `keras.initializers.get("{identifier}")`.'
+    elif is_keras_2(identifier):
+        hint = foreign_hint(identifier)
     elif isinstance(identifier, keras.initializers.Initializer):
         hint = "It is not of keras_he: use it as it is."
     return invalid(
@@ -133,6 +145,13 @@ def _unknown(identifier: Any) -> Exception:
         identifier,
         hint or "A string is `he_<activation>`; `keras_he.names()` lists all of them.",
     )
+
+
+def _same_parts(identifier: Any) -> str:
+    """Returns "Did you mean …?" for the string that has the same parts in the right order."""
+    parts = sorted(identifier.split("_")) if isinstance(identifier, str) else None
+    same = [name for name in names() if sorted(name.split("_")) == parts]
+    return f'Did you mean "{same[0]}"?' if same else ""
 
 
 def register() -> None:
@@ -159,15 +178,15 @@ def register() -> None:
     if taken:
         listed = ", ".join(f'"{name}"' for name in sorted(taken)[:5])
         warnings.warn(
-            f"keras_he leaves {len(taken)} names as somebody else has registered them with Keras: "
-            f'{listed}. `keras_he.get("{min(taken)}")` returns the initializer of keras_he.',
+            f"Somebody else has registered {len(taken)} of keras_he's names with Keras, which "
+            f'stay theirs: {listed}. `keras_he.get("{min(taken)}")` returns keras_he\'s.',
             stacklevel=2,
         )
     if not _resolves():
         warnings.warn(
             f"Keras {keras.__version__} does not accept strings of keras_he as arguments of "
             'layers. Write `kernel_initializer=keras_he.get("he_prelu")` in place of '
-            '`kernel_initializer="he_prelu"`. Saving and loading work.',
+            '`kernel_initializer="he_prelu"`.',
             stacklevel=2,
         )
 
@@ -186,8 +205,12 @@ def _put(table: dict[str, Any], ours: Mapping[str, type[Kaiming]]) -> set[str]:
 
 
 def _resolves() -> bool:
-    """Returns whether a layer of this Keras accepts strings of ours."""
-    try:
-        return isinstance(keras.initializers.get("KaimingNormal"), Kaiming)
-    except (TypeError, ValueError):
-        return False
+    """Returns whether a layer of this Keras accepts strings of ours, be it but one of them.
+
+    Somebody else may hold some of the names, in the table or in a scope.
+    """
+    for name in aliases():
+        with suppress(TypeError, ValueError):
+            if isinstance(keras.initializers.get(name), Kaiming):
+                return True
+    return False

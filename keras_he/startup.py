@@ -1,15 +1,16 @@
 """What must hold before anything else is imported: Keras 3, with a backend that is installed.
 
 Keras imports its backend, and says only "No module named 'tensorflow'" where that is missing. Here
-every such case gets one sentence that says what to set or to install. Nothing of Keras is imported
-by this module itself, so that the command line can read its arguments first.
+every such case gets one sentence that says what to set or to install. Keras is imported by
+`check_keras`, not by the import of this module, so that the command line can read its arguments
+first.
 """
 
 import importlib
 import os
+import re
 import sys
 from importlib.util import find_spec
-from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
@@ -24,7 +25,7 @@ def check_keras() -> None:
 
     Raises:
         ImportError: If Keras is missing or older than 3.12, if `TF_USE_LEGACY_KERAS` asks for
-            Keras 2, or if Keras' backend is not installed.
+            Keras 2, or if Keras' backend is unknown or not installed.
     """
     if os.environ.get("TF_USE_LEGACY_KERAS") in ("1", "true", "True"):  # what TensorFlow reads
         raise ImportError(
@@ -39,6 +40,10 @@ def check_keras() -> None:
         if missing in (*_BACKENDS, "jaxlib", "openvino"):
             raise ImportError(_backend_missing(missing), name=missing) from None
         raise
+    except ValueError as error:
+        if "Unable to import backend" not in str(error):
+            raise
+        raise ImportError(_backend_unknown(str(error).rpartition(":")[2].strip())) from None
     version = str(getattr(keras, "__version__", "unknown"))
     if not version.startswith("3.") or _release(version) < _OLDEST:
         raise ImportError(
@@ -64,11 +69,26 @@ def complete() -> ModuleType:
 
 def _runs_as_command() -> bool:
     """Returns whether this process is `keras-he`, or `python -m keras_he`."""
-    called = sys.argv[0] if getattr(sys, "argv", None) else ""
+    called = str(sys.argv[0]) if getattr(sys, "argv", None) else ""
     if called == "-m":  # what stands there while Python looks for the module to run
-        arguments = sys.orig_argv[1:]
-        return "-mkeras_he" in arguments or ("-m", "keras_he") in pairwise(arguments)
+        return _module_to_run(sys.orig_argv[1:]) == "keras_he"
     return Path(called).name in ("keras-he", "keras-he.exe")
+
+
+def _module_to_run(arguments: list[str]) -> str:
+    """Returns the module of Python's option `-m`, which may be joined with others, as in `-um`."""
+    left = iter(arguments)
+    for argument in left:
+        option = re.fullmatch(r"-[a-zA-Z]*?([cmWX])(.*)", argument)  # those that take a value
+        if option:
+            value = option[2] or next(left, "")
+            if option[1] in "cm":
+                return value if option[1] == "m" else ""
+        elif argument == "--check-hash-based-pycs":
+            next(left, "")
+        elif not argument.startswith("-"):
+            break
+    return ""
 
 
 _put_off = _runs_as_command()
@@ -77,9 +97,11 @@ _put_off = _runs_as_command()
 def _backend_missing(missing: str) -> str:
     """Returns what to do where the backend that Keras would use is not installed."""
     asked = os.environ.get("KERAS_BACKEND")
-    why = f"KERAS_BACKEND={asked}" if asked else "its default, or that of ~/.keras/keras.json"
+    if asked and asked != missing:  # Keras' NumPy backend needs JAX
+        return f"Keras' {asked} backend needs {missing}, which is not installed."
+    why = f"KERAS_BACKEND={asked}" if asked else "its default, or that of Keras' keras.json"
     start = f"Keras needs a backend, and {_BACKENDS.get(missing, missing)} ({why}) is not installed"
-    found = [name for name in _BACKENDS if name != missing and find_spec(name) is not None]
+    found = [name for name in _BACKENDS if name != missing and _is_installed(name)]
     if found:
         return (
             f"{start}. Installed: {', '.join(_BACKENDS[name] for name in found)}. Set the "
@@ -91,6 +113,21 @@ def _backend_missing(missing: str) -> str:
         f"{start}, and no other backend is. Install one: `python -m pip install tensorflow`; or "
         "`jax` or `torch`, and set the environment variable KERAS_BACKEND to that name."
     )
+
+
+def _backend_unknown(name: str) -> str:
+    """Returns what to do where Keras knows no such backend."""
+    near = f' Did you mean "{name.lower()}"?' if name.lower() in _BACKENDS else ""
+    return (
+        "Keras' backend must be tensorflow, jax or torch. Received, from KERAS_BACKEND or from "
+        f"Keras' keras.json: {name}.{near}"
+    )
+
+
+def _is_installed(package: str) -> bool:
+    """Returns whether a package can be imported; a folder of its name alone is none."""
+    spec = find_spec(package)
+    return spec is not None and spec.origin is not None
 
 
 def _release(version: str) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from keras_he.claims import written
 from keras_he.errors import KerasHeError
 from keras_he.keras_activations import read_activation
 from keras_he.kernels import Kernel
+from keras_he.layers import has_fixed_threshold
 from keras_he.rows import Finding
 from keras_he.structure import maker, remade_initializer
 from keras_he.tensors import mean_square
@@ -180,6 +181,8 @@ def _silenced(subject: Subject, kernel: Kernel) -> Finding:
 
 def _set_right(subject: Subject, kernel: Kernel) -> str:
     """Returns the line that gives the signal its size, also through a kernel that is frozen."""
+    if has_fixed_threshold(kernel.sight.slot.layer):
+        return "threshold=None"
     return _drawn_anew(subject, kernel) if kernel.frozen else subject.initialize()
 
 

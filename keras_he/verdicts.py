@@ -7,6 +7,7 @@ from typing import Any
 from keras_he.claims import Claim
 from keras_he.errors import did_you_mean, invalid
 from keras_he.kernels import Kernel
+from keras_he.layers import has_fixed_threshold
 from keras_he.rows import Finding
 from keras_he.structure import Slot
 
@@ -80,6 +81,10 @@ class Subject:
         if paths:
             listed = ", ".join(f'"{path}"' for path in paths)
             only = f", only=[{listed}]"
+        fixed = [one.path for one in self.kernels if has_fixed_threshold(one.sight.slot.layer)]
+        if fixed:
+            listed = ", ".join(f'"{path}"' for path in fixed)
+            only += f", skip=[{listed}]"
         return f"keras_he.initialize(model{self.data}{only})"
 
     def finding(self, verdict: str, kernel: Kernel, evidence: str, remedy: str) -> Finding:

@@ -140,6 +140,16 @@ def write_what_is_no_model(folder, model):
         archive.writestr("archive/data.pkl", b"")
     with zipfile.ZipFile(folder / "other.zip", "w") as archive:
         archive.writestr("notes.txt", b"")
+    with zipfile.ZipFile(folder / "metadata.keras", "w") as archive:
+        archive.writestr("config.json", "[1]")
+        archive.writestr("metadata.json", "null")
+    squeezed = (folder / "metadata.keras").read_bytes()
+    # The method of compression stands 8 bytes into a local header, 10 bytes into a central one.
+    for header, place in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        parts = squeezed.split(header)
+        parts[1:] = [one[: place - 4] + b"\x63\0" + one[place - 2 :] for one in parts[1:]]
+        squeezed = header.join(parts)
+    (folder / "squeezed.keras").write_bytes(squeezed)
     (folder / "model.tflite").write_bytes(b"\x1c\0\0\0TFL3")
     (folder / "model.onnx").write_bytes(b"\x08\x0a")
     (folder / "notes.txt").write_text("notes", encoding="utf-8")
@@ -317,6 +327,26 @@ def test_a_file_that_cannot_be_saved_leaves_the_old_file_and_no_other(refusal, f
     assert temporary(folder) == []
 
 
+def test_a_link_to_a_model_stays_a_link(command, folder):
+    (folder / "target.keras").write_bytes((folder / "model.keras").read_bytes())
+    (folder / "link.keras").symlink_to("target.keras")
+    command("init", "link.keras", "link.keras", "--seed", "1")
+    assert (folder / "link.keras").is_symlink()
+    assert (folder / "target.keras").read_bytes() != (folder / "model.keras").read_bytes()
+
+
+def test_a_terminal_that_lacks_signs_gets_others(folder):
+    done = subprocess.run(
+        [sys.executable, "-m", "keras_he", "gain", "relu"],
+        cwd=folder,
+        env={**environment(), "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "errors of the signal ?1" in done.stdout
+
+
 def test_an_out_in_no_folder_is_refused(refusal):
     said = refusal("init", "model.keras", "nowhere/out.keras")
     assert said == f"{Path('nowhere/out.keras')} cannot be written: there is no folder nowhere"
@@ -483,6 +513,13 @@ REFUSED = {
     "arrays": ("audit arrays.npz", "arrays.npz holds arrays of NumPy"),
     "a zip of anything": ("audit other.zip", "other.zip is a zip archive without a model's config"),
     "an archive named h5": ("audit archive.h5", "archive.h5 holds .*: rename it to archive.keras"),
+    "metadata of another form": ("audit metadata.keras", "metadata.keras cannot be loaded"),
+    "an unknown compression": ("audit squeezed.keras", "squeezed.keras "),
+    "a report in place of the model": (
+        "audit model.keras --json model.keras",
+        "model.keras is the name of a model's file: name the report in another way",
+    ),
+    "a page in place of a model": ("audit model.keras --html page.h5", "page.h5 is the name of a"),
     "an h5 named keras": ("audit hdf.keras", "hdf.keras holds .*: rename it to hdf.h5"),
     "a lambda": ("audit lambda.keras", "lambda.keras holds a Lambda layer, .* safe_mode=False"),
     "a newer Keras": (

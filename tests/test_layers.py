@@ -552,6 +552,9 @@ def test_a_ternary_kernel_is_measured_if_its_threshold_follows_it():
         before = keras.ops.convert_to_numpy(layer(x))
         assert np.mean(before.astype("float64") ** 2) == pytest.approx(1.0, rel=0.02)
         x = np.maximum(before, 0)
-    with pytest.raises(keras_he.KerasHeError, match="must be linear in its kernel"):
-        keras_he.initialize(network(0.05), seed=1)
+    for data in (None, False):
+        with pytest.raises(keras_he.KerasHeError, match="fixed `threshold` .*threshold=None"):
+            keras_he.initialize(network(0.05), data, seed=1)
+    found = keras_he.audit(network(0.05)).findings
+    assert {(one.verdict, one.remedy) for one in found} == {("exploding", "threshold=None")}
     assert keras_he.layer_fans(network(0.05).layers[0]) == {"kernel": (64, 64)}

@@ -187,6 +187,7 @@ def test_models_of_keras_2_are_told_that_keras_3_is_needed(run_python):
     assert list(found["told"]) == found["calls"]
     for said in found["told"].values():
         assert "of Keras 2 (tf_keras), and keras_he needs Keras 3" in said
+        assert "Build it from `import keras`" in said
         assert "pip install --upgrade keras" in said
         assert "TF_USE_LEGACY_KERAS" in said
     assert found["equal"]  # an initializer of ours is a callable that Keras 2 takes too

@@ -83,6 +83,8 @@ def found(request, run_python, tmp_path_factory):
         pytest.skip("needs openvino")
     if keras.backend.backend() != "tensorflow":
         pytest.skip("one comparison of the other backends with TensorFlow is enough")
+    if request.param == "numpy" and importlib.util.find_spec("jax") is None:
+        pytest.skip("Keras' NumPy backend needs JAX")
     if request.param not in backends_of_keras():
         pytest.skip(f"this Keras has no {request.param} backend")
     path = tmp_path_factory.mktemp("other") / "draws.npz"

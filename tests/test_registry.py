@@ -97,6 +97,17 @@ def test_calling_a_value_may_not_contradict_it(argument):
         table()["he_prelu"](**{argument: 1.0})
 
 
+@pytest.mark.parametrize("name", SOME)
+def test_from_config_takes_the_config_of_what_the_value_makes(name):
+    made = table()[name](seed=3)
+    assert table()[name].from_config(made.get_config()).get_config() == made.get_config()
+
+
+def test_errors_about_arguments_name_the_string():
+    with pytest.raises(TypeError, match="^he_prelu\\(\\) "):
+        table()["he_prelu"]("relu")
+
+
 def test_calling_a_value_with_a_shape_is_an_error_as_of_keras_own():
     with pytest.raises(TypeError):
         table()["he_prelu"]((8, 6), "float32")
@@ -250,7 +261,11 @@ def test_get_returns_an_initializer_as_it_is_and_makes_one_of_a_class():
         (None, "must be a string"),
         (3, "must be a string"),
         (["he_prelu"], "must be a string"),
-        ({}, "Received: identifier=None"),
+        ({}, "Received: identifier={}"),
+        ("get", "`keras_he.names\\(\\)`"),
+        ("Initializer", "`keras_he.names\\(\\)`"),
+        ("he_prelu_fan_out_uniform", 'Did you mean "he_prelu_uniform_fan_out"'),
+        ({"module": "mine", "class_name": "KaimingNormal", "config": {}}, "must be a string"),
         ({"class_name": "HeNormal", "config": {}}, "Keras' own"),
         ({"class_name": ["he_relu"], "config": {}}, "must be a string"),
         ({"class_name": "he_relu", "config": {"scale": 2}}, "`config` must be"),
@@ -314,10 +329,31 @@ def test_register_repeated_changes_nothing():
 @pytest.mark.usefixtures("tables")
 def test_a_name_of_somebody_else_is_left_to_them_with_a_warning():
     table()["he_prelu"] = theirs = lambda shape, dtype=None: keras.ops.ones(shape, dtype)
-    with pytest.warns(UserWarning, match=r'leaves 1 names .* "he_prelu"\. `keras_he.get\('):
+    with pytest.warns(UserWarning, match=r'registered 1 of .* "he_prelu"\. `keras_he.get\('):
         keras_he.register()
     assert table()["he_prelu"] is theirs
     assert keras_he.get("he_prelu").activation == "prelu"
+
+
+@pytest.mark.usefixtures("tables")
+@pytest.mark.parametrize("name", ["KaimingNormal", "he_relu"])
+def test_a_name_that_is_taken_says_nothing_of_the_others(name):
+    """Nothing is told of strings that resolve, and nothing is put into a private table."""
+    table()[name] = SomebodyElses
+    built_in = dict(keras_private.built_in_initializers() or {})
+    with pytest.warns(UserWarning, match=f'registered 1 of .*"{name}"') as told:
+        keras_he.register()
+    assert len(told) == 1
+    assert (keras_private.built_in_initializers() or {}) == built_in
+    with keras.saving.custom_object_scope({"KaimingUniform": SomebodyElses}):
+        with pytest.warns(UserWarning, match=f'registered 1 of .*"{name}"') as told:
+            keras_he.register()
+        assert len(told) == 1
+    assert keras.initializers.get("he_prelu").activation == "prelu"
+
+
+class SomebodyElses(keras.initializers.Initializer):
+    """Is registered under a name of ours."""
 
 
 @pytest.mark.usefixtures("tables")

@@ -307,6 +307,11 @@ REFUSED = {
         {},
         f"{CLASSIFIER} Received: outputs of shape (None, 4, 2)",
     ),
+    "fixed batch": (
+        lambda: keras.Sequential([keras.Input(batch_shape=(4, 3)), keras.layers.Dense(2)]),
+        {},
+        "must have inputs of any batch size",
+    ),
     "subclassed": (Subclassed, {}, "must be a built Sequential or a functional model"),
     "not built": (lambda: keras.Sequential([keras.layers.Dense(2)]), {}, "must be a built Seq"),
     "strings": (strings, {}, "must have inputs of numbers: look strings up"),
@@ -373,7 +378,17 @@ def layers_of_two_models():
     return keras.Model(image, last)
 
 
+def another_width():
+    """Its last layer, without weights, gave another model's outputs first."""
+    last = keras.layers.Softmax()
+    keras.Sequential([keras.Input((3,)), last])
+    image = keras.Input((8, 8, 1), name="image")
+    x = keras.layers.Dense(4, kernel_initializer="he_linear")(keras.layers.Flatten()(image))
+    return keras.Model(image, last(x))
+
+
 BUILDS = {
+    "another width": another_width,
     "inputs": two_inputs,
     "bfloat16": mixed_precision,
     "built again": clone_that_was_built_again,

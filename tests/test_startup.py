@@ -114,6 +114,34 @@ def test_the_command_line_needs_no_backend_for_help_names_and_gains(run_without)
     assert done.stdout.startswith("1.41421356")
 
 
+@pytest.mark.parametrize(
+    ("name", "near"), [("JAX", ' Did you mean "jax"?'), ("mxnet", "")], ids=["case", "other"]
+)
+def test_an_unknown_backend_is_named_with_those_there_are(name, near, run_without, tmp_path):
+    done = run_without(set(), "-c", IMPORT, KERAS_BACKEND=name)
+    said = done.stdout.splitlines()[0]
+    assert said.startswith("Keras' backend must be tensorflow, jax or torch. Received, from ")
+    assert said.endswith(f"{name}.{near}")
+
+
+@pytest.mark.skipif("jax" in INSTALLED, reason="Keras' NumPy backend has what it needs")
+def test_what_another_backend_of_keras_needs_is_named(run_without):
+    said, *_ = sentence(run_without(set(), "-c", IMPORT, KERAS_BACKEND="numpy"))
+    assert said == "Keras' numpy backend needs jax, which is not installed."
+
+
+def test_an_empty_folder_is_no_backend(run_without, tmp_path):
+    (tmp_path / "tensorflow").mkdir()  # the folder that the process starts in
+    said, *_ = sentence(run_without(set(BACKENDS), "-c", IMPORT, KERAS_BACKEND="jax"))
+    assert "Installed:" not in said
+
+
+def test_a_script_that_is_named_like_the_command_finds_the_public_names(run_without, tmp_path):
+    (tmp_path / "keras-he").write_text("import keras_he\nprint(keras_he.get('he_relu'))\n")
+    done = run_without(set(), "keras-he", KERAS_BACKEND=INSTALLED[0])
+    assert done.stdout.splitlines()[-1] == "KaimingNormal()", done.stderr[-2000:]
+
+
 def test_without_keras_it_is_said_what_to_install(run_without):
     said, name, alone = sentence(run_without({"keras"}, "-c", IMPORT))
     assert said == "keras_he needs Keras 3. Install it with: python -m pip install --upgrade keras"
@@ -151,6 +179,14 @@ def test_legacy_keras_is_refused_in_one_line(value, run_python):
         (["-m", ["-m", "keras_he", "names"]], True),
         (["-m", ["-X", "dev", "-m", "keras_he"]], True),
         (["-m", ["-mkeras_he"]], True),
+        (["-m", ["-um", "keras_he", "gain", "relu"]], True),
+        (["-m", ["-Wignore", "-Bum", "keras_he"]], True),
+        (["-m", ["-W", "ignore", "-Xdev", "-m", "keras_he"]], True),
+        (["-m", ["--check-hash-based-pycs", "default", "-m", "keras_he"]], True),
+        (["-m", ["-m", "other", "-m", "keras_he"]], False),
+        (["-m", ["-m", "keras_he.registry"]], False),
+        (["-m", ["-c", "-m", "keras_he"]], False),
+        ([None, []], False),
         (["-m", ["-m", "my_package.train"]], False),
         (["/somewhere/bin/keras-he", ["/somewhere/bin/keras-he"]], True),
         ([r"keras-he.exe", []], True),

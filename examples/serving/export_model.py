@@ -95,7 +95,7 @@ def _with_features(model: keras.Model) -> keras.Model:
     if not getattr(model, "outputs", None):
         raise ValueError("`model` must be a built Sequential or a functional model")
     outputs, last = model.outputs, model.layers[-1]
-    if len(outputs) == 1 and _called_again(last, outputs[0]):
+    if len(outputs) == 1 and not _shows(last, outputs[0]):
         # Keras shows the first call of a layer, which may be of another model: here it has one.
         clone = keras.models.clone_model(model)
         clone.set_weights(model.get_weights())
@@ -106,6 +106,8 @@ def _with_features(model: keras.Model) -> keras.Model:
             "`model` must have one output, of shape (None, classes), that its last layer makes. "
             f"Received: outputs of shape {shapes} from layer {last.name!r}"
         )
+    if any(tensor.shape[0] is not None for tensor in model.inputs):
+        raise ValueError("`model` must have inputs of any batch size: `shape=`, not `batch_shape=`")
     if any(tensor.dtype == "string" for tensor in model.inputs):
         raise ValueError(
             "`model` must have inputs of numbers: look strings up before you send them"
@@ -115,13 +117,12 @@ def _with_features(model: keras.Model) -> keras.Model:
     return keras.Model(model.inputs, [outputs[0], last.input])
 
 
-def _called_again(layer: keras.layers.Layer, output: keras.KerasTensor) -> bool:
-    """Returns whether a layer shows another output than this one, of the same shape."""
+def _shows(layer: keras.layers.Layer, output: keras.KerasTensor) -> bool:
+    """Returns whether this output is the one that a layer shows."""
     try:
-        shown = layer.output
+        return layer.output is output
     except (AttributeError, ValueError):  # it has several, or none
-        return True
-    return shown is not output and getattr(shown, "shape", None) == output.shape
+        return False
 
 
 def _write(serving: keras.Model, path: Path) -> None:

@@ -250,6 +250,14 @@ MUTANTS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def no_memory_of_other_mutants():
+    """Forgets what the sampler keeps of a law: a mutant's, or the right one before a mutant."""
+    sampling._made.cache_clear()
+    yield
+    sampling._made.cache_clear()
+
+
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
 def test_the_suite_kills(mutant):
     with pytest.MonkeyPatch.context() as patch:

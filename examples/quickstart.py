@@ -101,7 +101,8 @@ def main() -> None:
     keras.utils.set_random_seed(0)
     data = load_digits()
     images = data.images[..., np.newaxis].astype("float32") / 8  # 0 to 16, mean square near 1 now
-    split = train_test_split(images, data.target, test_size=0.25, random_state=0)
+    labels = data.target.astype("int32")  # JAX has no int64 unless it is asked
+    split = train_test_split(images, labels, test_size=0.25, random_state=0)
     seen_images, images, seen_digits, digits = split
     model = trained(seen_images, seen_digits)
 

@@ -28,9 +28,8 @@ def digits() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     data = load_digits()
     images = np.repeat(np.repeat(data.images, 4, axis=1), 4, axis=2)[..., None]
     images = ((images - images.mean()) / images.std()).astype("float32")
-    return train_test_split(
-        np.repeat(images, 3, axis=-1), data.target, test_size=450, random_state=0
-    )
+    labels = data.target.astype("int32")  # JAX has no int64 unless it is asked
+    return train_test_split(np.repeat(images, 3, axis=-1), labels, test_size=450, random_state=0)
 
 
 def accuracy_after_a_few_steps(model: keras.Model, data: tuple[np.ndarray, ...]) -> float:

@@ -112,7 +112,7 @@ def recurrent_convolutions():
     return keras.Model(inputs, layers.Dense(2)(layers.Flatten()(x)))
 
 
-@keras.saving.register_keras_serializable("tests")
+@keras.saving.register_keras_serializable("architectures")
 class Block(layers.Layer):
     """A residual block that holds layers, as users write it."""
 
@@ -140,7 +140,7 @@ class Block(layers.Layer):
         return {**super().get_config(), "width": self.width, "plain_sum": self.plain_sum}
 
 
-@keras.saving.register_keras_serializable("tests")
+@keras.saving.register_keras_serializable("architectures")
 class SubclassedResNet(keras.Model):
     def __init__(self, depth=4, width=16, plain_sum=False):
         super().__init__()

@@ -14,7 +14,7 @@ import numpy as np
 from timing import interleaved, ready, repeated, row, second_core
 
 import keras_he
-from keras_he.sampling import THREADS_VARIABLE
+from keras_he.sampling.stream import THREADS_VARIABLE
 
 BACKEND = keras.backend.backend()
 DTYPES = ("float32", "bfloat16")

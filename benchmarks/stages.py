@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from timing import interleaved, repeated, row
 
-from keras_he import laws, sampling
-from keras_he.sampling import in_blocks
+from keras_he.sampling import laws
+from keras_he.sampling import stream as sampling
+from keras_he.sampling.stream import in_blocks
 
 CHUNK = sampling._CHUNK
 SMALL = (64, 64)

@@ -70,7 +70,7 @@ def main() -> None:
     import numpy as np
 
     import keras_he
-    from keras_he import activations
+    from keras_he.theory import activations
 
     def fresh(name: str) -> Callable[[], object]:
         def run() -> None:

@@ -12,25 +12,25 @@ __version__ = "0.1.0"
 
 if not is_put_off():
     check_keras()
-    from keras_he.activations import DepthFactors
+    from keras_he.audit_model.audit import audit
+    from keras_he.callback import SignalLogger
     from keras_he.errors import KerasHeError
-    from keras_he.examine import audit
-    from keras_he.geometry import Fans, fans
-    from keras_he.initializers import (
+    from keras_he.initialize_model.initialize import initialize
+    from keras_he.initializers.activation_argument import depth_factors, gain
+    from keras_he.initializers.kaiming import (
         KaimingNormal,
         KaimingOrthogonal,
         KaimingTruncatedNormal,
         KaimingUniform,
     )
-    from keras_he.keras_activations import depth_factors, gain
-    from keras_he.layers import layer_fans, register_kernels
-    from keras_he.loading import skip_init
-    from keras_he.logger import SignalLogger
-    from keras_he.model import initialize
+    from keras_he.initializers.names import names
+    from keras_he.initializers.registry import get, register
+    from keras_he.initializers.skip_init import skip_init
+    from keras_he.layers.rules import layer_fans, register_kernels
     from keras_he.portable import make_portable
-    from keras_he.registry import get, register
-    from keras_he.report import Report
-    from keras_he.strings import names
+    from keras_he.reports.report import Report
+    from keras_he.theory.activations import DepthFactors
+    from keras_he.theory.kernel_geometry import Fans, fans
 
     register()
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from keras_he.command import main
+from keras_he.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""The errors of keras_he, and the one form that their messages have.
+"""Every error that keras_he raises, for `except`, and the one form that their messages have.
 
 Every error that a caller can cause derives from `KerasHeError`, so that one `except` catches them
 all, and from the built-in that a Keras user expects there (`ValueError`).
@@ -32,6 +32,26 @@ class KerasHeError(Exception):
 
 class InvalidArgument(KerasHeError, ValueError):
     """An argument, a shape or a config that keras_he refuses before anything is drawn."""
+
+
+class NotPortable(KerasHeError, ValueError):
+    """A model's config still names keras_he."""
+
+
+class NotLoaded(KerasHeError, ValueError):
+    """Variables that were made inside `skip_init` and got no value there."""
+
+
+class NotMeasurable(KerasHeError, ValueError):
+    """A layer's output is no numbers, or zero everywhere, or not linear in its kernel."""
+
+
+class NotEager(KerasHeError, ValueError):
+    """A layer was given a symbolic value, so that nothing could be measured there."""
+
+
+class ReportProblem(KerasHeError, ValueError):
+    """A kernel was not set, or a second moment lies outside of the band."""
 
 
 def invalid(argument: str, accepted: str, received: object, hint: str = "") -> InvalidArgument:

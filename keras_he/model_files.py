@@ -139,7 +139,7 @@ def load(path: Path, *, compiled: bool) -> Any:
     """
     import keras
 
-    from keras_he.loading import skip_init
+    from keras_he.initializers.skip_init import skip_init
 
     try:
         with skip_init(missing="draw"):

@@ -11,15 +11,15 @@ from typing import Any, NamedTuple
 
 import keras
 
-from keras_he.claims import TRUNCATED
-from keras_he.errors import KerasHeError
-from keras_he.geometry import Geometry, geometry_fans
-from keras_he.initializers import Kaiming
-from keras_he.keras_private import layers_inside
-from keras_he.layers import Kernel, places
-from keras_he.strings import names
-from keras_he.structure import ATTENTIONS, Slot, initializer_attribute, layer_paths, slots
-from keras_he.subject import check_model
+from keras_he.backend.keras_private import layers_inside
+from keras_he.errors import NotPortable
+from keras_he.initializers.kaiming import Kaiming
+from keras_he.initializers.names import names
+from keras_he.layers.rules import Kernel, places
+from keras_he.layers.variables import ATTENTIONS, Slot, initializer_attribute, layer_paths, slots
+from keras_he.passes.model_checks import check_model
+from keras_he.sampling.laws import TRUNCATED_STD
+from keras_he.theory.kernel_geometry import Geometry, geometry_fans
 
 
 class Replacement(NamedTuple):
@@ -136,10 +136,6 @@ def _exchanged(value: Any, exchange: Callable[[Kaiming], Any], outer: tuple[int,
     if hasattr(value, "_fields"):  # a named tuple
         return type(value)(*new)
     return tuple(new) if isinstance(value, tuple) else new
-
-
-class NotPortable(KerasHeError, ValueError):
-    """A model's config still names keras_he."""
 
 
 def _check_config(model: Any) -> None:
@@ -269,7 +265,7 @@ def _built_in(initializer: Any, slot: Slot, number: float) -> tuple[Any, str]:
         limit = math.sqrt(3.0) * number
         return kinds.RandomUniform(-limit, limit, seed=seed), note
     if initializer.law == "truncated_normal":
-        return kinds.TruncatedNormal(stddev=number / TRUNCATED, seed=seed), note
+        return kinds.TruncatedNormal(stddev=number / TRUNCATED_STD, seed=seed), note
     if initializer.law == "normal":
         return kinds.RandomNormal(stddev=number, seed=seed), note
     kernel = _kernel(slot)

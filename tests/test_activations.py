@@ -15,8 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from integrals import assert_moments, integrated
 
-from keras_he import activations, errors
-from keras_he.activations import (
+from keras_he import errors
+from keras_he.errors import InvalidArgument
+from keras_he.theory import activations
+from keras_he.theory.activations import (
     ALIASES,
     KNOWN,
     NAMES,
@@ -26,8 +28,7 @@ from keras_he.activations import (
     gain,
     moments,
 )
-from keras_he.errors import InvalidArgument
-from keras_he.quadrature import Moments, moments_of
+from keras_he.theory.quadrature import Moments, moments_of
 
 SMOOTH, KINKED = 1e-9, 1e-7
 MODES = ("fan_in", "fan_out", "fan_avg")

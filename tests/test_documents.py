@@ -20,9 +20,11 @@ import pytest
 from bounds import ALPHA, second_moment_band
 
 import keras_he
-from keras_he import activations, layers, verdicts
-from keras_he.quadrature import moments_of
-from keras_he.rows import VERDICTS
+from keras_he.audit_model import verdicts
+from keras_he.layers import rules as layers
+from keras_he.reports.data import VERDICTS
+from keras_he.theory import activations
+from keras_he.theory.quadrature import moments_of
 
 ROOT = Path(__file__).resolve().parents[1]
 GAINS, FANS, README = "docs/gains.md", "docs/fans.md", "README.md"

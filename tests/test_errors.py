@@ -1,5 +1,6 @@
 """Every bad argument, shape and dtype has an error that names it and says what to write instead."""
 
+import builtins
 import math
 import random
 import re
@@ -562,3 +563,27 @@ def test_empty_kernel_leaves_the_generator_where_it_stands(cls):
     generator = keras.random.SeedGenerator(5)
     cls(seed=generator)((3, 0))
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(generator.state), [5, 0])
+
+
+def raised(name):
+    """Returns the errors that the docstring of a public name says it raises."""
+    found = getattr(keras_he, name)
+    told = set()
+    for document in (found.__doc__, getattr(found.__init__, "__doc__", "")):
+        section = (document or "").partition("Raises:\n")[2].partition("\n\n")[0]
+        told |= set(re.findall(r"^ {8,12}([A-Z]\w+): ", section, flags=re.MULTILINE))
+    return told
+
+
+@pytest.mark.parametrize("name", keras_he.__all__)
+def test_what_a_public_name_raises_can_be_imported(name):
+    for error in raised(name):
+        cls = getattr(keras_he.errors, error, None) or getattr(builtins, error)
+        assert issubclass(cls, Exception)
+
+
+def test_public_errors_are_of_the_one_base_and_of_a_built_in():
+    raisable = set().union(*(raised(name) for name in keras_he.__all__)) - {"ImportError"}
+    assert {"InvalidArgument", "NotMeasurable", "NotLoaded", "NotPortable"} <= raisable
+    for error in raisable:
+        assert issubclass(getattr(keras_he.errors, error), (keras_he.KerasHeError, ValueError))

@@ -13,7 +13,7 @@ from autodiff import gradients
 from oracle import fill_with_ones
 
 import keras_he
-from keras_he import layers as table
+from keras_he.layers import rules as table
 
 LINEAR = {"activation": "linear"}
 GATED = {**LINEAR, "recurrent_activation": "linear"}

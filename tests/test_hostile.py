@@ -264,7 +264,7 @@ def test_a_damaged_weight_in_an_archive_is_an_error(folder, tmp_path):
 
 @pytest.mark.parametrize("how", ["0.5", "text"])
 def test_the_command_line_says_it_in_one_line(folder, tmp_path, how, capsys):
-    from keras_he.command import main
+    from keras_he.cli import main
 
     path = tmp_path / "damaged.keras"
     path.write_bytes(damaged((folder / "model.keras").read_bytes(), how))
@@ -283,7 +283,7 @@ def test_the_command_line_says_it_in_one_line(folder, tmp_path, how, capsys):
     ],
 )
 def test_the_command_line_says_a_hostile_config_in_one_line(folder, tmp_path, kind, said, capsys):
-    from keras_he.command import main
+    from keras_he.cli import main
 
     path = with_initializer(folder, tmp_path, ".keras", HOSTILE[kind][0])
     assert main(["audit", str(path)]) == 2

@@ -11,7 +11,7 @@ import signals
 from keras import layers
 
 import keras_he
-from keras_he.layers import layer_kernels
+from keras_he.layers.rules import layer_kernels
 
 RNG_SEED = 20151206
 
@@ -617,8 +617,8 @@ def test_a_clone_has_the_weights_that_the_report_promises(name):
 
 def _variables(model):
     """Returns the values of a model's variables in the order of the report's rows."""
-    from keras_he.layers import places
-    from keras_he.structure import slots
+    from keras_he.layers.rules import places
+    from keras_he.layers.variables import slots
 
     return [keras.ops.convert_to_numpy(slot.variable) for slot in slots(model, places(model))]
 
@@ -676,7 +676,7 @@ def test_progress_is_shown_on_slow_models_only(capsys, monkeypatch):
     model = architectures.dense_chain("relu", depth=3, width=8)
     keras_he.initialize(model, seed=1)
     assert capsys.readouterr().out == ""
-    monkeypatch.setattr("keras_he.subject._PATIENCE", 0.0)
+    monkeypatch.setattr("keras_he.passes.model_checks._PATIENCE", 0.0)
     keras_he.initialize(model, seed=1)
     assert "layer" in capsys.readouterr().out
 

@@ -8,7 +8,7 @@ from keras import layers
 from test_initialize import batch_for, numbers
 
 import keras_he
-from keras_he import apply as writer
+from keras_he.initialize_model import write as writer
 
 NETWORKS = {
     "convolutions": lambda: keras.Sequential(
@@ -87,7 +87,7 @@ def assert_same(before, after):
 
 def layers_that_run(model, batch):
     """Returns the layers that a forward pass calls, the recurrent ones' insides aside."""
-    from keras_he.probe import watched
+    from keras_he.passes.forward import watched
 
     called = []
     found = [one for one in watched(model) if isinstance(one, layers.Layer)]

@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 import keras_he
-from keras_he.inputs import first_batch
+from keras_he.passes.inputs import first_batch
 
 
 def dense(inputs=8):

@@ -9,7 +9,7 @@ import pytest
 from oracle import dense_fans, fill_with_ones, run, spatial_fans
 
 import keras_he
-from keras_he import layers as table
+from keras_he.layers import rules as table
 
 BACKEND = keras.backend.backend()
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import keras_he
-from keras_he.loading import NotLoaded, skip_init
+from keras_he.errors import NotLoaded
+from keras_he.initializers.skip_init import skip_init
 
 L = keras.layers
 K = keras.initializers

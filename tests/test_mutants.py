@@ -17,25 +17,20 @@ import test_orthogonal
 import test_sampling
 
 import keras_he
-from keras_he import (
-    activations,
-    causes,
-    claims,
-    examine,
-    geometry,
-    initializers,
-    laws,
-    layers,
-    measure,
-    observe,
-    orthogonal,
-    plan,
-    regions,
-    sampling,
-    strings,
-    variance,
-)
-from keras_he.quadrature import Moments
+from keras_he.audit_model import audit as examine
+from keras_he.audit_model import initializer_assumptions as claims
+from keras_he.audit_model import initializer_checks as causes
+from keras_he.audit_model import observe
+from keras_he.initialize_model import measure, plan
+from keras_he.initializers import kaiming as initializers
+from keras_he.initializers import names as strings
+from keras_he.layers import rules as layers
+from keras_he.sampling import laws, orthogonal, regions
+from keras_he.sampling import stream as sampling
+from keras_he.theory import activations
+from keras_he.theory import kernel_geometry as geometry
+from keras_he.theory import standard_deviation as variance
+from keras_he.theory.quadrature import Moments
 
 
 def he_prelu():
@@ -80,7 +75,7 @@ def stride_ignored_in_transposed_fans(patch):
 
 
 def truncation_uncorrected(patch):
-    patch.setattr(laws, "_TRUNCATED_STD", 1.0)
+    patch.setattr(laws, "TRUNCATED_STD", 1.0)
     yield lambda: test_sampling.test_draws_follow_their_law("truncated_normal", "float32")
 
 

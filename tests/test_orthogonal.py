@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import keras_he
-from keras_he.geometry import Geometry, matrix_axes
-from keras_he.orthogonal import draw_orthogonal
-from keras_he.sampling import draw
+from keras_he.sampling.orthogonal import draw_orthogonal
+from keras_he.sampling.stream import draw
+from keras_he.theory.kernel_geometry import Geometry, matrix_axes
 
 
 def kernel(shape, std=0.1, seed=3, dtype="float32", **geometry):

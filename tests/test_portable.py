@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import keras_he
-from keras_he.portable import NotPortable
+from keras_he.errors import NotPortable
 
 L = keras.layers
 K = keras.initializers

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from integrals import assert_moments, integrated
 from scipy import special
 
-from keras_he import quadrature
-from keras_he.activations import gain, moments
-from keras_he.closed_forms import Piece, Term, function_of, piecewise
 from keras_he.errors import InvalidArgument
-from keras_he.quadrature import moments_of
+from keras_he.theory import quadrature
+from keras_he.theory.activations import gain, moments
+from keras_he.theory.closed_forms import Piece, Term, function_of, piecewise
+from keras_he.theory.quadrature import moments_of
 
 SMOOTH, KINKED = 1e-9, 1e-7
 SINGLE = 1e-4

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import keras_he
-from keras_he import keras_private, registry
+from keras_he.backend import keras_private
+from keras_he.initializers import registry
 
 NAMES = keras_he.names()
 CLASSES = ("KaimingNormal", "KaimingOrthogonal", "KaimingTruncatedNormal", "KaimingUniform")

@@ -8,9 +8,9 @@ import pytest
 from bounds import ALPHA, LAWS, assert_law, assert_uncorrelated
 from scipy import special
 
-from keras_he import sampling
 from keras_he.errors import InvalidArgument
-from keras_he.sampling import aligned_empty, draw
+from keras_he.sampling import stream as sampling
+from keras_he.sampling.stream import aligned_empty, draw
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 BLOCK = 2**18  # where golden values are taken; several blocks, whatever their size

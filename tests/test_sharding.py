@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from processes import free_ports, run_together
 
 import keras_he
-from keras_he import regions, sampling
 from keras_he.errors import InvalidArgument
-from keras_he.regions import draw_region
-from keras_he.sampling import ALIGNMENT, draw
+from keras_he.sampling import regions
+from keras_he.sampling import stream as sampling
+from keras_he.sampling.regions import draw_region
+from keras_he.sampling.stream import ALIGNMENT, draw
 
 BACKEND = keras.backend.backend()
 LAWS = ("normal", "uniform", "truncated_normal")
@@ -160,7 +161,7 @@ DEVICES = """
 import json, math, os, sys, tempfile
 import jax, keras, numpy as np
 import keras_he
-from keras_he import sampling
+from keras_he.sampling import stream as sampling
 
 DRAWN = []
 count_draws(setattr, DRAWN)

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import keras_he
-from keras_he import sampling, tensors
-from keras_he.sampling import aligned_empty
-from keras_he.tensors import to_tensor
+from keras_he.backend import tensors
+from keras_he.backend.tensors import to_tensor
+from keras_he.sampling import stream as sampling
+from keras_he.sampling.stream import aligned_empty
 
 BACKEND = keras.backend.backend()
 SIZE = 2**20

@@ -299,8 +299,8 @@ FORK = """
 import hashlib, multiprocessing, os, warnings
 # Backends have threads of their own, of which a fork may not use any; the sampler needs none.
 warnings.simplefilter("ignore")
-from keras_he.sampling import draw
-from keras_he.regions import draw_region
+from keras_he.sampling.stream import draw
+from keras_he.sampling.regions import draw_region
 
 def digest(seed):
     whole = draw("normal", (1024, 1024), 1.0, seed, "float32", threads=2)

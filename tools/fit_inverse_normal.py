@@ -1,4 +1,4 @@
-"""Fits the rational functions of keras_he/laws.py and prints them with their largest error.
+"""Fits the rational functions of keras_he/sampling/laws.py; prints them with their largest error.
 
 Run it with SciPy at hand: `python tools/fit_inverse_normal.py`. A coefficient that changes is a
 *Numbers* entry in the change log, for it changes what every seed draws.

@@ -76,7 +76,7 @@ def gains() -> dict:
     import numpy as np
 
     import keras_he
-    from keras_he.activations import NAMES
+    from keras_he.theory.activations import NAMES
 
     modes = ("fan_in", "fan_out", "fan_avg")
     found = {f"{name} {mode}": keras_he.gain(name, mode=mode) for name in NAMES for mode in modes}

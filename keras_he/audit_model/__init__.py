@@ -1,0 +1,6 @@
+"""`keras_he.audit`: observe → checks → findings.
+
+Decides: what is wrong with a model, by which threshold, and the line that mends it.
+Must never know: plans; it changes nothing.
+Start reading: `audit`, then `verdicts`; the checks are `signal_checks` and `initializer_checks`.
+"""

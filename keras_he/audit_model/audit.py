@@ -1,0 +1,359 @@
+"""Looking at a whole model: one call that tells what the signal and the gradient do, and why."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import keras
+
+from keras_he.audit_model.initializer_assumptions import claim
+from keras_he.audit_model.initializer_checks import causes
+from keras_he.audit_model.kernel_facts import Kernel, kernel_of
+from keras_he.audit_model.observe import Observation
+from keras_he.audit_model.signal_checks import growths, symptoms
+from keras_he.audit_model.verdicts import Subject, checked_thresholds
+from keras_he.backend.keras_private import layers_inside
+from keras_he.backend.tensors import float_tensors, has_gradients, mean_square
+from keras_he.errors import invalid
+from keras_he.layers.rules import Place
+from keras_he.layers.variables import (
+    Slot,
+    is_normalisation,
+    is_random,
+    layer_paths,
+    slots,
+    unbuilt,
+)
+from keras_he.passes.backward import backward
+from keras_he.passes.forward import forward, watched
+from keras_he.passes.inputs import first_samples
+from keras_he.passes.losses import Loss, averaged, check_loss, read_loss
+from keras_he.passes.model_checks import Progress, check_model, survey_of
+from keras_he.passes.preceding_activation import activation_name
+from keras_he.passes.tensor_origins import Trace, depth_factors
+from keras_he.reports.data import VERDICTS, Figures, Row
+from keras_he.reports.report import Report
+from keras_he.theory.kernel_geometry import geometry_fans
+from keras_he.theory.standard_deviation import standard_deviation
+
+_SEED = 0  # of a batch, and of the loss that is taken where none is given
+
+
+def audit(
+    model: keras.Model,
+    data: Any = None,
+    *,
+    loss: Any = None,
+    backward: bool = True,
+    thresholds: Mapping[str, float] | None = None,
+) -> Report:
+    """Returns what a model does to its signal and its gradient, and what to write instead.
+
+    One forward pass in training mode looks at what each kernel makes of a batch, and a second one
+    is differentiated. Nothing of the model is changed, but that it is built if it was not.
+
+    Args:
+        model: A model: functional, sequential or subclassed, in any nesting.
+        data: What to look at it with, in the ways of `keras_he.initialize`; with a `loss` of
+            targets, `(inputs, targets)` or a dataset of both. `None` draws a standard normal batch.
+        loss: What the gradient is taken of: a Keras loss, its name, or a function of `(targets,
+            outputs)`; or a function of the outputs alone. What they give is averaged. `None` takes
+            the sum of all outputs, weighted by standard normal draws.
+        backward: Whether to look at the gradient too.
+        thresholds: Numbers in place of those that decide about findings, by name: `"signal"` and
+            `"gradient"`, factors by which second moments change; `"dead"` and `"saturated"`,
+            shares of units and values; `"fan"`, `"gain"` and `"slope"`, by which an initializer is
+            wrong; `"depth"`, by which an error grows; `"distinct"`, a share of values;
+            `"residual"`, by which a trunk grows. Defaults and reasons are in `docs/audit.md`.
+
+    Returns:
+        A `Report`: `print` it, or `report.plot()`, `report.to_html(path)`, `report.findings`.
+
+    Raises:
+        InvalidArgument: If an argument is out of range, the batch cannot be known, or `backward` is
+            asked for on a backend of Keras that takes no gradients (NumPy, OpenVINO).
+        NotEager: If a layer with kernels runs in compiled or scanned code.
+
+    Example:
+        >>> import keras, keras_he
+        >>> model = keras.Sequential([keras.Input((16, 16, 64)),
+        ...     keras.layers.DepthwiseConv2D(3, depthwise_initializer="he_normal"),
+        ...     keras.layers.ReLU(), keras.layers.Conv2D(8, 1)])
+        >>> keras_he.audit(model).findings[0].remedy
+        'depthwise_initializer="he_relu_depthwise"'
+
+    Reference:
+        Schoenholz et al. (2017), arXiv:1611.01232, for what errors do over depth; Lu et al. (2020),
+        arXiv:1903.06733, for units that die.
+    """
+    limits = checked_thresholds(thresholds)
+    check_model(model)
+    if not isinstance(backward, bool):
+        raise invalid("backward", "True or False", backward)
+    if backward and not has_gradients():
+        raise invalid(
+            "backward",
+            f"False on the {keras.backend.backend()} backend, which takes no gradients",
+            backward,
+            "TensorFlow, JAX and PyTorch do; `backward=False` looks at the signal alone.",
+        )
+    taken, of_targets = read_loss(loss, _SEED)
+    batch, wanted = first_samples(model, data, _SEED, targets=of_targets)
+    survey = survey_of(model, batch)
+    inputs, targets = keras.tree.map_structure(_as_tensor, (batch, wanted if of_targets else None))
+    if of_targets:
+        taken = averaged(partial(taken, targets))
+    progress = Progress((1 + backward) * len(watched(model)))
+    found = slots(model, survey)
+    trace = Trace(keras.tree.flatten(inputs))
+    watcher = Observation(found, trace, layer_paths(survey), progress.step)
+    outputs = forward(model, inputs, keras.StatelessScope(), watcher, _SEED)
+    kernels = _kernels(watcher, trace, outputs)
+    if backward and float_tensors(outputs):
+        if loss is not None:
+            check_loss(taken, outputs)
+        _look_back(model, inputs, watcher, kernels, taken, progress.step)
+    progress.close()
+    subject = Subject(
+        kernels=kernels,
+        **_others(found),
+        broken=watcher.broken if not _finite(outputs) else [],
+        batch_finite=_finite((inputs, targets)),
+        single=_samples(inputs) == 1 and _normalises_batches(model),
+        trained=_steps(model) > 0,
+        runs=trace.runs,
+        data=_written(data, of_targets),
+        cleaned=_cleaned(data),
+        thresholds=limits,
+    )
+    return _report(model, found, survey, subject, inputs, outputs)
+
+
+def _as_tensor(value: Any) -> Any:
+    return None if value is None else keras.ops.convert_to_tensor(value)
+
+
+def _finite(values: Any) -> bool:
+    return all(math.isfinite(mean_square(one)) for one in float_tensors(values))
+
+
+def _samples(inputs: Any) -> int:
+    return max(len(one) for one in keras.tree.flatten(inputs))
+
+
+def _normalises_batches(model: Any) -> bool:
+    return any(isinstance(one, keras.layers.BatchNormalization) for one in layers_inside(model))
+
+
+def _steps(model: Any) -> int:
+    """Returns the number of steps that a model was trained for, as far as its optimizer knows."""
+    steps = getattr(getattr(model, "optimizer", None), "iterations", None)
+    return 0 if steps is None else int(keras.ops.convert_to_numpy(steps))
+
+
+def _written(data: Any, of_targets: bool) -> str:
+    """Returns the data as a remedy gives it to `initialize`, which takes no targets in a pair."""
+    if data is None:
+        return ""
+    return ", data[0]" if of_targets and isinstance(data, (list, tuple)) else ", data"
+
+
+def _cleaned(data: Any) -> str:
+    """Returns the line that takes NaN and infinity out of the data."""
+    zeroed = "lambda x: keras.ops.nan_to_num(x, posinf=0.0, neginf=0.0)"
+    clean = f"keras.tree.map_structure({zeroed}, "
+    if callable(getattr(data, "map", None)):
+        return f"data = data.map(lambda *batch: {clean}batch))"
+    return f"data = {clean}data)"
+
+
+def _kernels(watcher: Observation, trace: Trace, outputs: Any) -> list[Kernel]:
+    """Returns the kernels that were reached, in order of execution."""
+    last = [key for one in trace.origins("the output", float_tensors(outputs)) for key in one.last]
+    reached = [sight for sight in watcher.sights.values() if sight.order is not None]
+    reached.sort(key=lambda sight: sight.order or 0)
+    factors = depth_factors(trace.runs)
+    return [
+        kernel_of(sight, factors.get(key, 1.0) ** 2, is_output=key in last)
+        for sight in reached
+        for key in [id(sight.slot.variable)]
+    ]
+
+
+def _look_back(
+    model: Any,
+    inputs: Any,
+    watcher: Observation,
+    kernels: Sequence[Kernel],
+    loss: Loss,
+    progress: Callable[[], None],
+) -> None:
+    """Fills in the gradients."""
+    floats = [
+        kernel
+        for kernel in kernels
+        if keras.backend.is_float_dtype(kernel.sight.slot.variable.dtype)
+    ]
+    variables = [kernel.sight.slot.variable for kernel in floats]
+    found = backward(
+        model, inputs, watcher.calls, loss, _SEED, variables=variables, progress=progress
+    )
+    for kernel, gradient in zip(floats, found.variables, strict=True):
+        kernel.kernel_gradient = mean_square(gradient)
+    last = {id(kernel.sight.slot.layer): kernel for kernel in kernels}
+    for key, each in found.activations.items():
+        if key in last:
+            last[key].gradient = [mean_square(one) for one in each]
+            last[key].energy = sum(mean_square(one) * math.prod(one.shape) for one in each)
+            last[key].energy /= _samples(inputs)
+
+
+def _others(found: Sequence[Slot]) -> dict[str, Any]:
+    """Returns what is known of variables that are no kernels at work, as a `Subject` takes it."""
+    floats = [one for one in found if keras.backend.is_float_dtype(one.variable.dtype)]
+    no_kernels = [one for one in floats if one.role != "kernel" or one.name == "embeddings"]
+    return {
+        "others": [(one, made) for one in no_kernels if (made := claim(one)) is not None],
+        "biases": [one for one in floats if one.name == "bias"],
+        "bad_weights": [one for one in floats if not math.isfinite(_size(one))],
+        "silent": [
+            one
+            for one in floats
+            if one.name in ("gamma", "scale") and is_normalisation(one.layer) and not _size(one)
+        ],
+    }
+
+
+def _size(slot: Slot) -> float:
+    return mean_square(slot.variable.value)
+
+
+def _report(
+    model: Any,
+    found: Sequence[Slot],
+    survey: Sequence[Place],
+    subject: Subject,
+    inputs: Any,
+    outputs: Any,
+) -> Report:
+    kernels = {kernel.path: kernel for kernel in subject.kernels}
+    unseen = [slot for slot in found if slot.path not in kernels]
+    rows = [_seen(kernel) for kernel in subject.kernels] + [_unseen(slot) for slot in unseen]
+    gradients = [row.figures.gradient for row in rows if row.figures and row.figures.gradient]
+    given, made = (_moment(one) for one in (inputs, outputs))
+    return Report(
+        model=model.name,
+        mode="",
+        law="",
+        seed=_SEED,
+        rows=tuple(rows),
+        warnings=(
+            *(f"not built: {path}: {why}" for path, why in unbuilt(survey).items()),
+            *_unseen_weights(found),
+            *_of_subject(model, subject),
+        ),
+        random_layers=tuple(layer.name for layer in layers_inside(model) if is_random(layer)),
+        gradient_spread=(math.log10(max(gradients) / min(gradients)) if gradients else None),
+        written=False,
+        findings=_sorted([*symptoms(subject), *causes(subject)]),
+        end_to_end=made / given if given and made is not None else None,
+        depth_growth=max((growth for _, growth in growths(subject, restart=False)), default=None),
+        audited=True,
+    )
+
+
+def _unseen_weights(found: Sequence[Slot]) -> list[str]:
+    """Returns what is said of weights whose layers are quantized or adapted."""
+    reasons = Counter(
+        slot.left
+        for slot in found
+        if slot.left.startswith(("quantized", "LoRA", "holds integers"))
+        and len(slot.variable.shape) > 1
+    )
+    return [f"not looked at: {count} matrices: {why}" for why, count in reasons.items()]
+
+
+def _of_subject(model: Any, subject: Subject) -> list[str]:
+    """Returns what is said of a batch of one sample, and of a model that was trained."""
+    notes = []
+    if subject.single:
+        notes.append("one sample: normalisations over the batch take it away; give several")
+    if subject.trained:
+        notes.append(
+            f"trained for {_steps(model)} steps: lines that draw weights anew lose what it learned"
+        )
+    return notes
+
+
+def _sorted(findings: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(sorted(findings, key=lambda one: VERDICTS.index(one.verdict)))
+
+
+def _moment(values: Any) -> float | None:
+    moments = [mean_square(one) for one in float_tensors(values)]
+    return sum(moments) / len(moments) if moments else None
+
+
+def _seen(kernel: Kernel) -> Row:
+    sight, made, slot = kernel.sight, kernel.claim, kernel.sight.slot
+    fans = None
+    wanted = None
+    if slot.kernel is not None:
+        fans = geometry_fans(tuple(slot.variable.shape), slot.kernel.geometry)
+        wanted = _wanted_std(kernel, fans)
+    gradient = kernel.gradient[0] if kernel.gradient else None
+    ratio = None
+    if kernel.kernel_gradient is not None and kernel.std > 0.0:
+        ratio = math.sqrt(kernel.kernel_gradient) / kernel.std
+    units = sight.units
+    return replace(
+        _row(slot),
+        fans=fans,
+        activation=activation_name(sight.activation),
+        std=wanted,
+        rule="measured" if sight.moments else "",
+        left="" if sight.moments else "not seen",
+        moments=tuple(sight.moments),
+        target=kernel.target if _closer(kernel) else 1.0,
+        figures=Figures(
+            initializer=type(made.initializer).__name__ if made else "",
+            assumed_fans=made.fans if made else None,
+            assumed_std=made.std if made else None,
+            std=kernel.std,
+            mean=sight.mean if sight.moments else None,
+            dead=units.dead if units else None,
+            saturated=units.saturated if units and units.dead is not None else None,
+            gradient=gradient,
+            kernel_gradient=kernel.kernel_gradient,
+            update_ratio=ratio,
+        ),
+    )
+
+
+def _wanted_std(kernel: Kernel, fans: Any) -> float | None:
+    """Returns the standard deviation that fans, activation and depth ask for."""
+    if kernel.wanted is None or not min(fans) > 0.0:
+        return None
+    std = standard_deviation(1.0 / math.sqrt(kernel.wanted.moments.signal), fans, "fan_in")
+    return std * math.sqrt(kernel.target)
+
+
+def _closer(kernel: Kernel) -> bool:
+    """Returns whether a pre-activation is nearer to its target than to 1."""
+    moment = kernel.moment
+    if not 0.0 < moment < math.inf:
+        return False
+    return abs(math.log(moment / kernel.target)) < abs(math.log(moment))
+
+
+def _unseen(slot: Slot) -> Row:
+    kernel = slot.role in ("kernel", "unknown")
+    return replace(_row(slot), left=(slot.left or "not reached by the pass") if kernel else "")
+
+
+def _row(slot: Slot) -> Row:
+    """Returns the row of a variable of which nothing was seen."""
+    return Row(slot.path, type(slot.layer).__name__, tuple(slot.variable.shape), slot.role)

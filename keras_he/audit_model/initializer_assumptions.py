@@ -1,0 +1,219 @@
+"""What a layer's initializer assumes of its kernel, beside what is so, and how to write it right.
+
+Known are the initializers whose variance follows from fans, Keras' and our own, and those whose
+standard deviation stands in their arguments. Of any other nothing is claimed.
+"""
+
+import inspect
+import math
+from typing import Any, NamedTuple
+
+import keras
+
+from keras_he.errors import KerasHeError
+from keras_he.initializers.activation_argument import read_activation
+from keras_he.initializers.kaiming import Kaiming
+from keras_he.initializers.names import meanings
+from keras_he.layers.variables import Slot, initializer_attribute
+from keras_he.sampling.laws import TRUNCATED_STD
+from keras_he.theory.activations import Activation
+from keras_he.theory.kernel_geometry import DEFAULTS, Fans, geometry_fans
+from keras_he.theory.standard_deviation import standard_deviation
+
+_SUFFIXES = {
+    "normal": "",
+    "uniform": "_uniform",
+    "truncated_normal": "_truncated",
+    "orthogonal": "_orthogonal",
+}
+_CLASSES = {
+    "normal": "KaimingNormal",
+    "uniform": "KaimingUniform",
+    "truncated_normal": "KaimingTruncatedNormal",
+    "orthogonal": "KaimingOrthogonal",
+}
+
+
+class Claim(NamedTuple):
+    """What an initializer assumes.
+
+    Attributes:
+        initializer: The initializer.
+        attribute: The argument of the layer that takes it.
+        std: Standard deviation of what it draws; `None` where it is not known.
+        fans: The fans that it counts, of initializers that count any.
+        mode: `"fan_in"`, `"fan_out"` or `"fan_avg"` of those.
+        gain: The factor over `1 / sqrt(fan)` of those.
+        activation: The activation that it makes up for; `None` where it names none.
+        law: The law, as keras_he calls it.
+    """
+
+    initializer: Any
+    attribute: str
+    std: float | None = None
+    fans: Fans | None = None
+    mode: str = "fan_in"
+    gain: float | None = None
+    activation: Activation | None = None
+    law: str = "normal"
+
+
+def claim(slot: Slot) -> Claim | None:
+    """Returns what the initializer of a variable assumes, `None` where its layer keeps none."""
+    attribute = initializer_attribute(slot) or _attribute_of_others(slot)
+    initializer = getattr(slot.layer, attribute, None) if attribute else None
+    if attribute is None or not isinstance(initializer, keras.initializers.Initializer):
+        return None
+    shape = tuple(slot.variable.shape)
+    if isinstance(initializer, Kaiming):
+        return _ours(initializer, attribute, shape)
+    if isinstance(initializer, keras.initializers.VarianceScaling):
+        return _variance_scaling(initializer, attribute, slot)
+    return Claim(initializer, attribute, _fixed_std(initializer, shape))
+
+
+def _attribute_of_others(slot: Slot) -> str | None:
+    """Returns the attribute that makes what is no kernel: a bias, a table."""
+    name = f"{slot.name}_initializer"
+    return name if hasattr(slot.layer, name) else None
+
+
+def _ours(initializer: Any, attribute: str, shape: tuple[int, ...]) -> Claim:
+    try:
+        fans = geometry_fans(shape, initializer.kernel_geometry)
+    except KerasHeError:  # a vector, or a kernel of another rank
+        return Claim(initializer, attribute)
+    std = initializer.standard_deviation(fans)
+    found = None
+    if initializer.activation is not None:
+        found = read_activation(initializer.activation, initializer.negative_slope)
+    return Claim(
+        initializer,
+        attribute,
+        std,
+        fans,
+        initializer.mode,
+        initializer.gain,
+        found,
+        initializer.law,
+    )
+
+
+def _variance_scaling(initializer: Any, attribute: str, slot: Slot) -> Claim:
+    shape = tuple(slot.variable.shape)
+    fans = keras_fans(shape)
+    if isinstance(slot.layer, keras.layers.EinsumDense) and slot.kernel and _knows_axes():
+        fans = geometry_fans(shape, slot.kernel.geometry)
+    axes = getattr(initializer, "input_axes", None), getattr(initializer, "output_axes", None)
+    if axes[0] is not None and axes[1] is not None:
+        fans = Fans(
+            float(math.prod(shape[axis] for axis in axes[0])),
+            float(math.prod(shape[axis] for axis in axes[1])),
+        )
+    gain = math.sqrt(initializer.scale)
+    named = {1.0: "linear", 2.0: "relu"}.get(initializer.scale)
+    uniform = initializer.distribution == "uniform"
+    return Claim(
+        initializer,
+        attribute,
+        standard_deviation(gain, fans, initializer.mode) if min(fans) > 0 else None,
+        fans,
+        initializer.mode,
+        gain,
+        read_activation(named) if named else None,
+        "uniform" if uniform else "normal",
+    )
+
+
+def keras_fans(shape: tuple[int, ...]) -> Fans:
+    """Returns the fans that Keras counts from a shape alone: those of a plain convolution."""
+    if len(shape) < 2:
+        size = float(shape[0]) if shape else 1.0
+        return Fans(size, size)
+    field = math.prod(shape[:-2])
+    return Fans(float(field * shape[-2]), float(field * shape[-1]))
+
+
+def _knows_axes() -> bool:
+    """Returns whether Keras gives the axes of einsum kernels to `VarianceScaling` (3.15)."""
+    return "input_axes" in inspect.signature(keras.initializers.VarianceScaling).parameters
+
+
+def _fixed_std(initializer: Any, shape: tuple[int, ...]) -> float | None:
+    """Returns the standard deviation that stands in an initializer's arguments."""
+    kinds = keras.initializers
+    if isinstance(initializer, kinds.RandomUniform):
+        return float(initializer.maxval - initializer.minval) / math.sqrt(12.0)
+    if isinstance(initializer, kinds.TruncatedNormal):
+        return float(initializer.stddev) * TRUNCATED_STD
+    if isinstance(initializer, kinds.RandomNormal):
+        return float(initializer.stddev)
+    if isinstance(initializer, kinds.Orthogonal) and len(shape) > 1:
+        longer = max(math.prod(shape[:-1]), shape[-1])
+        return float(initializer.gain) / math.sqrt(longer)
+    if isinstance(initializer, (kinds.Zeros, kinds.Ones, kinds.Constant)):
+        return 0.0
+    return None
+
+
+def written(
+    claimed: Claim,
+    slot: Slot,
+    activation: Activation,
+    *,
+    mode: str | None = None,
+    fits: bool = False,
+) -> str:
+    """Returns the argument that gives a kernel the right initializer, as it is written in code.
+
+    Args:
+        claimed: What its initializer assumes; the law and the mode are kept.
+        slot: The kernel.
+        activation: The activation that counts: in front of the kernel, or behind it.
+        mode: A mode in place of the claimed one.
+        fits: Whether the axes of an einsum kernel are left out, since Keras gives them.
+    """
+    mode = mode or claimed.mode
+    suffix = _SUFFIXES[claimed.law] + ("" if mode == "fan_in" else f"_{mode}")
+    geometry = _differences(slot, fits=fits or _knows_axes())
+    kinds = dict(geometry)
+    if kinds.get("geometry") == "depthwise" and mode == "fan_in":
+        kinds.pop("strides", None)  # its fan-in knows none
+    if mode == "fan_in" and "geometry" not in kinds:
+        kinds.pop("strides", None)
+        kinds.pop("groups", None)  # the shape has them
+        kinds.pop("gates", None)
+    plain = kinds == {"geometry": "depthwise"} or not kinds
+    name = f"he_{activation.name}{suffix}{'_depthwise' if kinds else ''}"
+    if plain and activation.name and _is_default_slope(activation) and name in meanings():
+        return f'{claimed.attribute}="{name}"'
+    arguments = [repr(activation.name)] if activation.name else []
+    if activation.name is None:
+        arguments.append(f"gain={1 / math.sqrt(activation.moments.signal):.6g}")
+    if mode != "fan_in":
+        arguments.append(f'mode="{mode}"')
+    if activation.name and not _is_default_slope(activation):
+        arguments.append(f"negative_slope={activation.negative_slope:.6g}")
+    arguments += [f"{key}={value!r}" for key, value in kinds.items()]
+    made = f"keras_he.{_CLASSES[claimed.law]}({', '.join(arguments)})".replace("'", '"')
+    return f"{claimed.attribute}={made}"
+
+
+def _differences(slot: Slot, *, fits: bool) -> dict[str, Any]:
+    """Returns what is special about how a kernel is used."""
+    assert slot.kernel is not None
+    geometry: dict[str, Any] = dict(zip(DEFAULTS, slot.kernel.geometry, strict=True))
+    if geometry["input_axes"] is not None:
+        # A matrix is the same by its rank; Keras 3.15 gives the axes of any other by itself.
+        if fits or len(slot.variable.shape) == 2:
+            return {}
+        return {key: geometry[key] for key in ("input_axes", "output_axes")}
+    strides = slot.kernel.geometry.strides
+    geometry["strides"] = strides[0] if len(set(strides)) == 1 else strides
+    return {key: value for key, value in geometry.items() if value != DEFAULTS[key]}
+
+
+def _is_default_slope(activation: Activation) -> bool:
+    return activation.name is None or (
+        activation.negative_slope == read_activation(activation.name).negative_slope
+    )

@@ -1,0 +1,313 @@
+"""What is wrong about what a model does: its signal, its gradient, its units and its values."""
+
+import math
+from collections.abc import Iterator
+from itertools import takewhile
+from statistics import median
+
+from keras_he.audit_model.initializer_assumptions import written
+from keras_he.audit_model.kernel_facts import Kernel
+from keras_he.audit_model.verdicts import Subject
+from keras_he.backend.tensors import mean_square
+from keras_he.errors import KerasHeError
+from keras_he.initializers.activation_argument import read_activation
+from keras_he.layers.rules import has_fixed_threshold
+from keras_he.layers.variables import maker, remade_initializer
+from keras_he.reports.data import Finding
+from keras_he.theory.activations import Activation, depth_factors
+
+_UNSCALED = 2.0  # times the second moment that a branch of a trunk is to have
+_CLIPPED = "x = keras.ops.maximum(x, keras.config.epsilon())  # in front of this layer"
+_NORMALISED = "x = keras.layers.LayerNormalization()(x)  # in front of this layer"
+
+
+def symptoms(subject: Subject) -> Iterator[Finding]:
+    """Yields the findings about signal, gradient, units and values."""
+    yield from _nonfinite(subject)
+    yield from _constant(subject)
+    yield from _identical(subject)
+    yield from _low_precision(subject)
+    if not subject.single:  # normalisations over one sample take it away
+        yield from _signal(subject)
+        yield from _gradient(subject)
+    yield from _units(subject)
+    yield from _residual(subject)
+    yield from _depth(subject)
+
+
+def _nonfinite(subject: Subject) -> Iterator[Finding]:
+    for slot in subject.bad_weights:
+        yield Finding(
+            "nonfinite",
+            slot.path.rpartition("/")[0],
+            f"{slot.path} holds NaN or infinity",
+            subject.initialize(),
+            (slot.path,),
+        )
+    if not subject.batch_finite:
+        yield Finding("nonfinite", "the input", "the batch holds NaN or infinity", subject.cleaned)
+    if subject.bad_weights or not subject.batch_finite:
+        return  # what layers make of them is no news
+    for layer in subject.broken[:1]:
+        paths = tuple(kernel.path for kernel in subject.kernels if kernel.layer == layer)
+        yield Finding(
+            "nonfinite",
+            layer,
+            "it makes NaN or infinity of finite numbers",
+            subject.initialize() if paths else _CLIPPED,
+            paths,
+        )
+    if subject.broken:
+        return
+    cut = [one for one in subject.kernels if not math.isfinite(sum(one.gradient))]
+    for kernel in cut[-1:]:
+        yield subject.finding(
+            "nonfinite",
+            kernel,
+            "the gradient is NaN or infinity from here on, on its way back, and the signal is not",
+            _CLIPPED.replace("in front of", "behind"),
+        )
+
+
+def _constant(subject: Subject) -> Iterator[Finding]:
+    for kernel in subject.kernels:
+        if kernel.constant and not kernel.frozen:
+            zero = "all values of the kernel are zero: it passes no signal and no gradient"
+            yield subject.finding(
+                "constant",
+                kernel,
+                zero
+                if kernel.std == 0.0
+                else "the units of the kernel are equal: they learn the same",
+                _drawn_anew(subject, kernel),
+            )
+
+
+def _drawn_anew(subject: Subject, kernel: Kernel) -> str:
+    """Returns the argument that draws a kernel as it should be."""
+    if kernel.claim is None:
+        return subject.initialize(kernel.path)
+    if kernel.sight.slot.name == "embeddings":
+        return f'{kernel.claim.attribute}="uniform"'
+    claim = kernel.claim._replace(mode="fan_in")
+    if claim.fans is None:
+        claim = claim._replace(law="normal")
+    wanted = kernel.wanted if kernel.sight.behind else read_activation("linear")
+    return written(claim, kernel.sight.slot, wanted or read_activation("relu"))
+
+
+def _identical(subject: Subject) -> Iterator[Finding]:
+    alike: dict[tuple[float, ...], list[Kernel]] = {}
+    for kernel in subject.kernels:
+        if kernel.print and not kernel.frozen:
+            alike.setdefault(kernel.print, []).append(kernel)
+    for kernels in alike.values():
+        if len(kernels) > 1:
+            paths = tuple(kernel.path for kernel in kernels)
+            yield Finding(
+                "identical",
+                kernels[1].layer,
+                f"{', '.join(paths)} hold the same numbers, up to a factor: one seed drew them",
+                subject.initialize(*paths),
+                paths,
+            )
+
+
+def _low_precision(subject: Subject) -> Iterator[Finding]:
+    for kernel in subject.kernels:
+        if kernel.distinct < subject.thresholds["distinct"] and not kernel.constant:
+            yield subject.finding(
+                "low-precision",
+                kernel,
+                f"{100 * kernel.distinct:.1f}% of the values are distinct: they were drawn in few "
+                "bits",
+                _drawn_anew(subject, kernel),
+            )
+
+
+def _signal(subject: Subject) -> Iterator[Finding]:
+    """Yields the first kernel on each way where the signal is gone, or beyond bounds.
+
+    It is compared with the largest and the smallest that it had since a normalisation or the input,
+    but a signal that comes to 1 from far away, as unscaled data does, is none of these.
+    """
+    limit = subject.thresholds["signal"]
+    highs: dict[int, float] = {}
+    lows: dict[int, float] = {}
+    told: set[int] = set()
+    for kernel in subject.kernels:
+        key, moment = id(kernel.sight.slot.variable), kernel.moment
+        if math.isnan(moment):
+            moment = kernel.sight.made  # of a recurrent layer
+        if math.isnan(moment) or (kernel.is_output and subject.trained):
+            continue
+        known = [source for source in kernel.sight.sources if source in highs]
+        high = max((highs[one] for one in known), default=kernel.sight.given)
+        low = max((lows[one] for one in known), default=kernel.sight.given)
+        inherited = kernel.constant or any(one in told for one in kernel.sight.sources)
+        verdict = ""
+        silent = moment == high == 0.0 and kernel.sight.behind > 0
+        if silent or moment * limit < min(high, 1.0) * kernel.target:
+            verdict, reference = "vanishing", high
+        elif moment > limit * max(low, 1.0):
+            verdict, reference = "exploding", low
+        if silent and subject.silent and not inherited:
+            yield _silenced(subject, kernel)
+        elif verdict and not inherited:
+            yield subject.finding(
+                verdict,
+                kernel,
+                f"signal: the second moment of the pre-activation is {moment:.3g}, after "
+                f"{reference:.3g} earlier on its way",
+                _set_right(subject, kernel),
+            )
+        if verdict or inherited:
+            told.add(key)
+        highs[key] = max(high, moment / kernel.target if moment < 1.0 else moment)
+        lows[key] = min(low, moment) if low > 0.0 else moment
+
+
+def _silenced(subject: Subject, kernel: Kernel) -> Finding:
+    """Returns the finding of a normalisation whose factor is zero, in the one way there is."""
+    factor = subject.silent[0]
+    return Finding(
+        "vanishing",
+        maker(factor),
+        f"signal: {factor.path} is zero, and nothing comes to {kernel.path}",
+        f'{factor.name}_initializer="ones"',
+        (kernel.path,),
+    )
+
+
+def _set_right(subject: Subject, kernel: Kernel) -> str:
+    """Returns the line that gives the signal its size, also through a kernel that is frozen."""
+    if has_fixed_threshold(kernel.sight.slot.layer):
+        return "threshold=None"
+    return _drawn_anew(subject, kernel) if kernel.frozen else subject.initialize()
+
+
+def _gradient(subject: Subject) -> Iterator[Finding]:
+    """Yields where the gradient vanishes or explodes on its way back.
+
+    Compared is the squared length of the gradient by all of a pre-activation, a sample, which
+    neither the width of a layer nor its number of positions changes. It has vanished where no
+    kernel up to there gets any to speak of, and exploded where none from there on does: branches
+    with a small factor of their own, such as a layer scale, are passed by.
+    """
+    seen = [kernel for kernel in subject.kernels if 0.0 < kernel.energy < math.inf]
+    if not seen:
+        return
+    largest = max(seen, key=lambda kernel: kernel.energy)
+    little = largest.energy / subject.thresholds["gradient"]
+    before = list(takewhile(lambda kernel: kernel.energy < little, seen))
+    behind = list(takewhile(lambda kernel: kernel.energy < little, reversed(seen)))
+    for verdict, small, step in (("vanishing", before, 1), ("exploding", behind, 0)):
+        if not small:
+            continue
+        best = max(small, key=lambda kernel: kernel.energy)
+        culprit = seen[seen.index(small[-1]) + step]
+        yield subject.finding(
+            verdict,
+            culprit,
+            f"gradient: its squared length is {largest.energy:.3g} at {largest.layer}, and at most "
+            f"{best.energy:.3g} {'in front of' if step else 'from'} this layer"
+            f"{'' if step else ' on'}",
+            subject.initialize(),
+        )
+
+
+def _units(subject: Subject) -> Iterator[Finding]:
+    for kernel in subject.kernels:
+        units = kernel.sight.units
+        if units is None:
+            continue
+        if units.dead is not None and units.dead > subject.thresholds["dead"]:
+            yield subject.finding(
+                "dead",
+                kernel,
+                f"{100 * units.dead:.0f}% of the units behind the kernel give the same for every "
+                f"sample: E[y] is {kernel.sight.mean:.3g}, E[y²] {kernel.moment:.3g}",
+                _bias_remedy(subject, kernel),
+            )
+        if units.saturated <= subject.thresholds["saturated"]:
+            continue
+        # What comes out of a trained model is near 0 and 1 if it is sure; an output may start so.
+        remedy = _bias_remedy(subject, kernel)
+        if not (kernel.is_output and (subject.trained or remedy.startswith("bias"))):
+            yield subject.finding(
+                "saturated",
+                kernel,
+                f"{100 * units.saturated:.0f}% of the values behind the kernel lie where the "
+                f"activation is flat: E[y²] is {kernel.moment:.3g}",
+                remedy,
+            )
+
+
+def _bias_remedy(subject: Subject, kernel: Kernel) -> str:
+    """Returns the line that takes away a bias that is made too large, or initializes."""
+    layer = kernel.sight.slot.layer
+    for bias in subject.biases:
+        make = remade_initializer(layer, "bias") if bias.layer is layer else None
+        if make is not None:
+            made = make(tuple(bias.variable.shape), dtype=bias.variable.dtype)
+            if mean_square(made) > 1.0:
+                return 'bias_initializer="zeros"'
+    return subject.initialize()
+
+
+def _residual(subject: Subject) -> Iterator[Finding]:
+    by_key = {id(kernel.sight.slot.variable): kernel for kernel in subject.kernels}
+    for run in subject.runs:
+        moments = [one for one in run.moments if one > 0.0]
+        ends = list(dict.fromkeys(key for key, _ in run.branches if key in by_key))
+        if len(moments) < 2 or not ends:
+            continue
+        growth = max(moments) / max(moments[0], 1.0)
+        # One kernel that is too large makes a trunk grow too, and is another finding.
+        ratios = [by_key[key].moment / by_key[key].target for key in ends]
+        if growth <= subject.thresholds["residual"] or not median(ratios) > _UNSCALED:
+            continue
+        paths = tuple(by_key[key].path for key in ends)
+        yield Finding(
+            "unscaled-residual",
+            by_key[ends[0]].layer,
+            f"the trunk grows {growth:.3g} times over {run.sums} sums: the kernels that end its "
+            f"branches are not scaled by its depth",
+            subject.initialize(*paths),
+            paths,
+        )
+
+
+def _depth(subject: Subject) -> Iterator[Finding]:
+    """Yields where the error of the signal has grown too much since the last normalisation."""
+    for kernel, growth in growths(subject, restart=True):
+        if growth >= subject.thresholds["depth"]:
+            yield subject.finding(
+                "unsafe-depth",
+                kernel,
+                f"an error of the signal has grown {growth:.3g} times since the last "
+                f"normalisation: the activations in front are unsafe at this depth",
+                _NORMALISED,
+            )
+
+
+def growths(subject: Subject, *, restart: bool) -> Iterator[tuple[Kernel, float]]:
+    """Yields each kernel with the growth of an error on the worst way; `restart`ed at limits."""
+    grown: dict[int, float] = {}
+    for kernel in subject.kernels:
+        before = max((grown.get(one, 1.0) for one in kernel.sight.sources), default=1.0)
+        factor = _factor(kernel.wanted) if kernel.sight.sources else 1.0
+        growth = max(before * factor, 1.0)
+        yield kernel, growth
+        over = restart and growth >= subject.thresholds["depth"]
+        grown[id(kernel.sight.slot.variable)] = 1.0 if over else growth
+
+
+def _factor(activation: Activation | None) -> float:
+    """Returns the factor on an error of the signal, 1 where it is not known."""
+    if activation is None:
+        return 1.0
+    try:
+        return depth_factors(activation.moments).signal
+    except KerasHeError:
+        return 1.0

@@ -1,0 +1,232 @@
+"""Whole models: one call that gives every kernel the right scale, and tells what it did."""
+
+import secrets
+from typing import Any
+
+import keras
+
+from keras_he.errors import KerasHeError, did_you_mean, invalid
+from keras_he.initialize_model.measure import Settings
+from keras_he.initialize_model.plan import Plan, follows, make_plan
+from keras_he.initialize_model.planned_variable import LAWS, Entry, seed_of
+from keras_he.initialize_model.write import apply, assignments, reproduced
+from keras_he.passes.forward import watched
+from keras_he.passes.inputs import first_batch
+from keras_he.passes.model_checks import Progress, check_model, survey_of
+from keras_he.passes.preceding_activation import activation_name, moments_in_front
+from keras_he.reports.data import Row, gradient_spread
+from keras_he.reports.report import Report
+from keras_he.theory.kernel_geometry import integer
+from keras_he.theory.standard_deviation import checked_mode
+
+_UNSAFE = 10.0  # factor over the whole depth from which on an error of the signal is told
+
+
+def initialize(
+    model: keras.Model,
+    data: Any = None,
+    *,
+    mode: str = "fan_in",
+    law: str = "normal",
+    seed: int | None = None,
+    residual: str | None = "depth",
+    scheme: str = "he",
+    statistics: str = "batch",
+    only: Any = None,
+    skip: Any = None,
+    dry_run: bool = False,
+) -> Report:
+    """Gives every kernel of a model the scale that keeps the signal, and returns what was done.
+
+    One forward pass in training mode measures what each kernel makes of a batch, and sets its
+    second moment to 1; nothing is written before the whole plan is known. Afterwards the layers'
+    configs say how their kernels were made.
+
+    Args:
+        model: A model: functional, sequential or subclassed, in any nesting. What was not built yet
+            is built by the batch, on a dry run too.
+        data: What to measure on: an array, or a dict or list of arrays as the model takes them (256
+            samples at most count); a `tf.data.Dataset`, a PyTorch `DataLoader` or a
+            `keras.utils.PyDataset`, of which the first batch is taken. `None` draws a standard
+            normal batch that fits the inputs. `False` measures nothing: every kernel gets the gain
+            of the activation in front.
+        mode: `"fan_in"` keeps the signal's second moment, `"fan_out"` the gradient's through
+            rectifiers, `"fan_avg"` the mean of both conditions.
+        law: `"normal"`, `"uniform"`, `"truncated_normal"` or `"orthogonal"`. The recurrent kernels
+            of recurrent layers are orthogonal, one block per gate, under every law.
+        seed: An integer of at least 0. Each variable's own seed follows from it and from where the
+            variable stands. `None` draws one, which the report tells.
+        residual: `"depth"` scales the last kernel of each branch that a sum adds to a trunk by `1 /
+            sqrt(n)`, with `n` the number of sums on that trunk, and by `1 / n` if the branch ends
+            in an activation, whose mean adds up; `None` leaves it at 1.
+        scheme: `"he"`, the only one there is.
+        statistics: `"batch"` gives moving statistics the values of the batch, so that training and
+            inference start from the same signal; `"initial"` makes them again, 0 and 1.
+        only: Paths of variables to set: a shell pattern, for a variable or a layer it is in,
+            several of them, or a function of a path.
+        skip: Paths to leave as they are, in the same ways.
+        dry_run: Whether to return the report and leave the model alone.
+
+    Returns:
+        A `Report` with a row for each variable; `print` it.
+
+    Raises:
+        InvalidArgument: If an argument is out of range, or the batch cannot be known.
+        NotMeasurable: If a layer returns NaN, or zeros, or is not linear in its kernel.
+        NotEager: If a layer with kernels runs in compiled or scanned code.
+
+    Example:
+        >>> import keras, keras_he
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16, "gelu"),
+        ...                           keras.layers.Dense(4)])
+        >>> report = keras_he.initialize(model, seed=1)
+        >>> [row.rule for row in report.kernels], round(report.forward_spread, 1)
+        (['measured', 'measured'], 0.0)
+
+    Reference:
+        He et al. (2015), arXiv:1502.01852, for the condition; Mishkin and Matas (2016),
+        arXiv:1511.06422, for measuring it; Zhang et al. (2019), arXiv:1901.09321, and De and Smith
+        (2020), arXiv:2002.10444, for the depth of residual networks.
+    """
+    settings = Settings(_one_of("law", law, tuple(LAWS)), checked_mode(mode))
+    _one_of("scheme", scheme, ("he",))
+    _one_of("residual", residual, ("depth", None))
+    _one_of("statistics", statistics, ("batch", "initial"))
+    seed = _checked_seed(seed)
+    check_model(model)
+    measures = data is not False
+    batch = _batch(model, data, seed_of(seed, "the batch"))
+    survey = survey_of(model, batch)
+    progress = Progress(len(watched(model)))
+    plan = make_plan(
+        model,
+        survey,
+        batch,
+        settings,
+        seed,
+        measures=measures,
+        residual=residual,
+        statistics=statistics,
+        only=only,
+        skip=skip,
+        progress=progress.step,
+    )
+    progress.close()
+    initializers = assignments(plan)
+    report = _report(model, plan, seed, reproduced(model, plan, initializers), written=not dry_run)
+    if not dry_run:
+        apply(plan, initializers)
+    return report
+
+
+def _one_of(argument: str, value: Any, accepted: tuple[Any, ...]) -> Any:
+    if not any(value is one or (isinstance(value, str) and value == one) for one in accepted):
+        listed = ", ".join(repr(one) for one in accepted)
+        names = [one for one in accepted if one]
+        raise invalid(argument, f"one of {listed}", value, did_you_mean(value, names))
+    return value
+
+
+def _checked_seed(seed: Any) -> int:
+    if seed is None:
+        return secrets.randbits(32)
+    try:
+        number = integer(seed)
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise invalid("seed", "an integer of at least 0, or None", seed)
+    return number
+
+
+def _batch(model: Any, data: Any, seed: int) -> Any:
+    """Returns the batch, or `None` where none is known and none is needed."""
+    if data is not False:
+        return first_batch(model, data, seed)
+    try:
+        return first_batch(model, None, seed)
+    except KerasHeError:
+        return None
+
+
+def _report(model: Any, plan: Plan, seed: int, again: set[int], *, written: bool) -> Report:
+    return Report(
+        model=model.name,
+        mode=plan.settings.mode,
+        law=plan.settings.law,
+        seed=seed,
+        rows=tuple(_row(entry, plan, again) for entry in plan.entries),
+        warnings=(*plan.notes, *_depth(plan), *_optimizer(model)),
+        random_layers=tuple(plan.random_layers),
+        gradient_spread=_gradient_spread(plan),
+        written=written,
+    )
+
+
+def _row(entry: Entry, plan: Plan, again: set[int]) -> Row:
+    slot, kernel, fans = entry.slot, entry.slot.kernel, entry.fans
+    shape = tuple(slot.variable.shape)
+    clone = ("same" if entry.seed in again else "draws anew") if entry.is_set else ""
+    in_front = None
+    if kernel is not None and entry.order is not None:
+        in_front = activation_name(entry.activation)
+    return Row(
+        path=slot.path,
+        layer=type(slot.layer).__name__,
+        shape=shape,
+        role=slot.role,
+        fans=fans,
+        activation=in_front,
+        gain=entry.gain,
+        std=entry.std(plan.settings.mode),
+        rule="" if entry.left else entry.rule,
+        left=entry.left,
+        moments=tuple(float(f"{moment:.3g}") for moment in entry.moments),
+        target=entry.target,
+        clone=clone,
+        values=entry.range if entry.value is not None else None,
+    )
+
+
+def _gradient_spread(plan: Plan) -> float | None:
+    """Returns the decades that the gradient of a chain spreads over depth, by fans and moments.
+
+    Kept exact forward, a kernel multiplies its second moment by `(n_out·E[f'²]) / (n_in·E[f²])`
+    with f the activation in front, and in the other modes by what has their fans in place of
+    `n_in`. The first kernel leads to the input and does not count.
+    """
+    factors = []
+    for before, entry in zip(plan.chain, plan.chain[1:], strict=False):
+        moments, fans = moments_in_front(entry.activation), entry.fans
+        if moments is None or fans is None or not follows(before, entry):
+            return None
+        divisor = {
+            "fan_in": fans.fan_in,
+            "fan_out": fans.fan_out,
+            "fan_avg": (fans.fan_in + fans.fan_out) / 2,
+        }[plan.settings.mode]
+        factors.append(fans.fan_out * moments.gradient / (divisor * moments.signal))
+    return gradient_spread(factors) if factors else None
+
+
+def _depth(plan: Plan) -> list[str]:
+    """Returns what is unsafe about the activations of a chain."""
+    growth = 1.0
+    for entry in plan.chain[1:]:
+        moments = moments_in_front(entry.activation)
+        if moments is not None:
+            growth *= moments.depth / moments.signal
+    if growth < _UNSAFE:
+        return []
+    return [
+        f"depth: an error of the signal's second moment grows {growth:.2g} times over the depth of "
+        "these activations (`keras_he.depth_factors`), so another batch may look different"
+    ]
+
+
+def _optimizer(model: Any) -> list[str]:
+    optimizer = getattr(model, "optimizer", None)
+    steps = getattr(optimizer, "iterations", None)
+    if steps is None or not int(steps):
+        return []
+    return [f"the optimizer holds the state of {int(steps)} steps: compile the model again"]

@@ -1,0 +1,6 @@
+"""Where the kernels of a layer or a model are, and how each is used.
+
+Decides: each layer's rule, each variable's path and role, what a path pattern selects.
+Must never know: initializers, measurements, reports.
+Start reading: `rules`, the table from layers to kernels.
+"""

@@ -1,0 +1,59 @@
+"""A model that is to be measured: whether it can be, its places, and the progress that is shown."""
+
+import time
+from typing import Any
+
+import keras
+
+from keras_he.backend.foreign import hint
+from keras_he.backend.keras_private import layers_inside
+from keras_he.backend.tensors import apart, is_tracing
+from keras_he.errors import invalid
+from keras_he.layers.rules import Place, places
+
+_PATIENCE = 2.0  # seconds until progress is shown
+
+
+def check_model(model: Any) -> None:
+    """Refuses what is no model, and code that is compiled."""
+    if not isinstance(model, keras.layers.Layer):
+        raise invalid("model", "a Keras model", model, hint(model))
+    if is_tracing():
+        raise invalid("model", "looked at in eager code, not in a compiled function", model)
+
+
+def survey_of(model: Any, batch: Any) -> list[Place]:
+    """Returns the places of a model, which is built first if it was not called yet."""
+    if not any(_lacks_weights(layer) for layer in layers_inside(model)):
+        return list(places(model))
+    if batch is not None:
+        with apart():
+            model(keras.tree.map_structure(keras.ops.convert_to_tensor, batch))
+    elif not model.built:
+        raise invalid("model", "built where no data is given", model, "Call it once, or give data.")
+    return list(places(model))
+
+
+def _lacks_weights(layer: Any) -> bool:
+    """Returns whether a layer may still make variables, as a PReLU given as an activation does."""
+    return not layer.built and type(layer).build is not keras.layers.Layer.build
+
+
+class Progress:
+    """Counts calls of layers, and shows a bar once they have taken long."""
+
+    def __init__(self, layers: int) -> None:
+        self._begin, self._layers, self._done, self._shown = time.monotonic(), layers, 0, False
+        self._bar = keras.utils.Progbar(layers, unit_name="layer")
+
+    def step(self) -> None:
+        """Counts one call."""
+        self._done += 1
+        self._shown = self._shown or time.monotonic() - self._begin > _PATIENCE
+        if self._shown and self._done < self._layers:
+            self._bar.update(self._done)
+
+    def close(self) -> None:
+        """Ends the line of the bar."""
+        if self._shown:
+            self._bar.update(self._layers)

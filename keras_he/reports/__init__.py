@@ -1,0 +1,6 @@
+"""What a person reads and a program keeps: rows, text, figure, page, comparison.
+
+Decides: columns, wording and drawing of a report.
+Must never know: Keras, models, how a figure was measured. Plain values only.
+Start reading: `data`, then `report`.
+"""

@@ -1,0 +1,6 @@
+"""The mathematics: activation → second moments → gain; kernel shape → fans; both → std.
+
+Decides: what a gain and a fan are, for every activation and every way to use a kernel.
+Must never know: Keras, a backend, a random number. NumPy only.
+Start reading: `standard_deviation`, then `activations` and `kernel_geometry`.
+"""

@@ -317,7 +317,7 @@ def direct():
         followed = len(spread.sharding.device_set) == 8 and not kernel.committed
         results[f"goes where it is needed, {shape}"] = followed and np.array_equal(
             whole(spread), 2 * whole(kernel))
-    with keras_he.tensors.double_precision():
+    with keras_he.backend.tensors.double_precision():
         double = draw((96, 64), "float64", layout)
         results["float64"] = double.dtype == "float64" and np.array_equal(
             whole(double), whole(draw((96, 64), "float64")))
@@ -465,7 +465,7 @@ keras.distribution.initialize(os.environ["ADDRESS"], 2, int(os.environ["RANK"]))
 
 for name, (shape, axes) in MESHES.items():
     expected, other = (
-        keras_he.sampling.draw("normal", (96, 64), math.sqrt(2 / 96), seed, "float32")
+        keras_he.sampling.stream.draw("normal", (96, 64), math.sqrt(2 / 96), seed, "float32")
         for seed in (1, 2))
     distribute(shape, axes)
     RESULTS[name] = told(*built(keras_he.KaimingNormal(seed=1)), expected, other)

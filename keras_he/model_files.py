@@ -1,8 +1,8 @@
 """Files of models, for the command line: what a file is, and the model that it holds.
 
-What a file is follows from its content, so that a file under a wrong name, a file of weights, or
-what another program wrote is named for what it is, together with what to give instead. That needs
-no Keras, which is imported when a file holds a model.
+The content of a file decides what it is. A file under a wrong name, a file of weights and a file of
+another program each get an error that says what the file is and what to give instead. This needs no
+Keras, which is imported only when a file holds a model.
 """
 
 import json

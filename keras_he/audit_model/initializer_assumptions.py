@@ -1,4 +1,4 @@
-"""What a layer's initializer assumes of its kernel, beside what is so, and how to write it right.
+"""What an initializer assumes of its kernel, compared with the kernel, and the corrected argument.
 
 Known are the initializers whose variance follows from fans, Keras' and our own, and those whose
 standard deviation stands in their arguments. Of any other nothing is claimed.

@@ -62,7 +62,7 @@ class Kernel:
 
     @property
     def frozen(self) -> bool:
-        """Whether the kernel is not trained, so that it is as somebody wants it."""
+        """Whether the kernel is not trained, so that its values are taken as intended."""
         return bool(self.sight.slot.left) and self.sight.slot.name != "embeddings"
 
     @property

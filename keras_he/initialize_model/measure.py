@@ -257,7 +257,7 @@ class Measurement:
             self._scope.add_update((entry.slot.variable, values))
 
     def _recur(self, layer: Any, inputs: Sequence[Origin]) -> None:
-        """Gives the kernels of recurrent cells their final values, for what they make is hidden."""
+        """Gives recurrent kernels their final values: their pre-activations cannot be observed."""
         cells = getattr(layer.cell, "cells", [layer.cell])
         for position, cell in enumerate(cells):
             for inner in layers_inside(cell):

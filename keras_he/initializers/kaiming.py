@@ -54,10 +54,10 @@ class Kaiming(keras.initializers.VarianceScaling):
         """Takes how the signal passes the kernel; the kernel's shape comes with the call.
 
         Args:
-            activation: The function whose gain the kernel makes up for: the one in front of it
-                for `mode="fan_in"`, behind it for `"fan_out"`. A name, a function of
-                `keras.activations`, an activation layer, or any callable that acts element by
-                element; `None` is `"relu"`.
+            activation: The function whose gain the kernel compensates for: the activation that
+                precedes the kernel for `mode="fan_in"`, that follows it for `"fan_out"`. A name, a
+                function of `keras.activations`, an activation layer, or any callable that acts
+                element by element; `None` is `"relu"`.
             mode: `"fan_in"` keeps the signal's second moment, `"fan_out"` the gradient's,
                 `"fan_avg"` the mean of both conditions.
             gain: A number above 0 in place of the activation's gain.

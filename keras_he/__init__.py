@@ -58,6 +58,12 @@ __all__ = [
     "skip_init",
 ]
 
+
+def __dir__() -> list[str]:
+    """Returns the public names: what tab completion shows."""
+    return sorted([*__all__, "__version__", "errors"])
+
+
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:

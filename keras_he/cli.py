@@ -12,7 +12,6 @@ import textwrap
 import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -71,8 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     add = partial(_command, commands)
     _audit_options(add("audit", "tell what a model does to its signal"))
     _init_options(add("init", "give every kernel the right scale"))
-    one = add("names", "list the strings that layers take")
-    one.add_argument("pattern", nargs="?", default="*", help="a shell pattern, such as 'he_gelu*'")
+    one = add("names", "show the grammar of the strings that layers accept, or list strings")
+    one.add_argument("pattern", nargs="?", help="list what matches it, such as 'he_gelu*'")
     one.set_defaults(run=_names)
     one = add("gain", "tell an activation's gain, and what it does over depth")
     one.add_argument("activation", help="a name, such as gelu")
@@ -191,11 +190,7 @@ def _init(options: argparse.Namespace) -> int:
 
 
 def _names(options: argparse.Namespace) -> int:
-    found = [name for name in names() if fnmatch(name, options.pattern)]
-    if not found:
-        hint = did_you_mean(options.pattern, names())
-        raise Refusal(f"no name fits {options.pattern!r}. {hint}".rstrip())
-    print("\n".join(found))
+    print(names() if options.pattern is None else "\n".join(names(options.pattern)))
     return 0
 
 

@@ -8,7 +8,21 @@ import reprlib
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+__all__ = [
+    "InvalidArgument",
+    "KerasHeError",
+    "NotEager",
+    "NotLoaded",
+    "NotMeasurable",
+    "NotPortable",
+    "ReportProblem",
+]
 _LONGEST_NAME = 64  # longer strings are not typos, and difflib is quadratic
+
+
+def __dir__() -> list[str]:
+    """Returns the public errors: what tab completion shows."""
+    return __all__
 
 
 class _ShortRepr(reprlib.Repr):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import keras_he
+from keras_he import errors
 
 PACKAGE = Path(keras_he.__file__).parent
 
@@ -176,6 +177,22 @@ def test_all_is_what_the_package_promises():
     assert keras_he.__all__ == sorted(keras_he.__all__)
     for name in keras_he.__all__:
         assert getattr(keras_he, name).__doc__
+
+
+def test_tab_completion_shows_public_names_alone():
+    assert dir(keras_he) == sorted([*keras_he.__all__, "__version__", "errors"])
+    raised = {name for name, one in vars(errors).items() if isinstance(one, type)}
+    assert dir(errors) == sorted(
+        name for name in raised if issubclass(vars(errors)[name], Exception)
+    )
+    for name in dir(errors):
+        assert issubclass(getattr(errors, name), keras_he.KerasHeError)
+
+
+def test_modules_that_are_not_listed_can_be_imported():
+    from keras_he.theory import activations
+
+    assert keras_he.theory.activations is activations
 
 
 def test_import_brings_no_backend_no_plots_no_scipy(run_python):

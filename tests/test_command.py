@@ -361,9 +361,16 @@ def test_names_lists_what_a_pattern_fits(command):
     assert "he_prelu_uniform" in listed
 
 
+def test_names_without_a_pattern_prints_the_grammar(command):
+    assert command("names").stdout == f"{keras_he.names()!r}\n"
+
+
 def test_names_of_a_pattern_that_fits_nothing_are_refused(refusal):
     said = refusal("names", "he_rellu")
-    assert said == "no name fits 'he_rellu'. Did you mean \"he_relu\"?"
+    assert said == (
+        "`pattern` must be a shell pattern that matches at least one string. "
+        "Received: pattern='he_rellu' Did you mean \"he_relu\"?"
+    )
 
 
 def test_gain_prints_the_number_and_what_it_does_over_depth(command):

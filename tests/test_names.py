@@ -1,6 +1,8 @@
 """The strings: their grammar, what each means, and that no name of Keras' is touched."""
 
+import copy
 import json
+import pickle
 import re
 
 import keras
@@ -78,6 +80,63 @@ def test_names_are_every_combination_of_the_grammar_and_no_others():
 
 def test_names_are_sorted_and_distinct():
     assert list(NAMES) == sorted(set(NAMES))
+
+
+# What `names` returns
+
+
+def test_names_are_a_tuple_that_prints_as_the_grammar():
+    assert isinstance(NAMES, tuple)
+    lines = repr(NAMES).splitlines()
+    assert str(NAMES) == repr(NAMES)
+    assert len(lines) <= 20
+    assert max(map(len, lines)) <= 100
+    words = set(re.findall(r"\w+", repr(NAMES)))
+    assert words >= {*ACTIVATIONS, *CLASS_NAMES, *PLAIN, *filter(None, {**LAWS, **MODES})}
+    shown = set(re.findall(r"\bhe_\w+", repr(NAMES))) - {"he_", "he_prelu"}
+    assert shown
+    assert shown <= set(NAMES)
+
+
+def test_names_are_plain_values_to_other_code():
+    assert json.loads(json.dumps(NAMES)) == list(NAMES)
+    for other in (pickle.loads(pickle.dumps(NAMES)), copy.deepcopy(NAMES), tuple(NAMES)):
+        assert other == NAMES
+        assert hash(other) == hash(NAMES)
+    assert type(NAMES[:2]) is tuple
+
+
+def test_a_pattern_gives_the_names_that_match_it():
+    assert keras_he.names("*") == NAMES
+    assert keras_he.names("he_gelu") == ("he_gelu",)
+    found = keras_he.names("he_?elu_*depthwise")
+    assert found == tuple(name for name in NAMES if re.fullmatch("he_.elu_.*depthwise", name))
+    assert type(found) is tuple
+    assert {"he_gelu_depthwise", "he_relu_depthwise", "he_selu_depthwise"} <= set(found)
+
+
+@pytest.mark.parametrize("pattern", [3, ["he_prelu*"], b"he_*"], ids=str)
+def test_what_is_no_pattern_is_refused(pattern):
+    message = '`pattern` must be a shell pattern, such as "he_prelu*". Received: pattern='
+    with pytest.raises(keras_he.KerasHeError, match=re.escape(message)):
+        keras_he.names(pattern)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "hint"),
+    [
+        ("he_rellu*", '\nDid you mean "he_relu"?'),
+        ("HE_GELU", '\nDid you mean "he_gelu"?'),
+        ("", ""),
+    ],
+)
+def test_a_pattern_that_matches_no_name_is_refused(pattern, hint):
+    with pytest.raises(keras_he.KerasHeError) as error:
+        keras_he.names(pattern)
+    assert str(error.value) == (
+        "`pattern` must be a shell pattern that matches at least one string. "
+        f"Received: pattern={pattern!r}{hint}"
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -237,7 +296,7 @@ import json, keras, sys
 known = []
 for module in ("initializers", "activations", "constraints", "losses", "metrics", "optimizers",
                "regularizers"):
-    for name in {NAMES!r}:
+    for name in {list(NAMES)!r}:
         try:
             getattr(keras, module).get(name)
         except ValueError:

@@ -1,13 +1,16 @@
-"""The grammar of the strings: `he_<activation>[_<law>][_<mode>][_depthwise]`, and their meanings.
+"""The strings that layers accept: their grammar, and what each of them means.
 
-Names are frozen for ever, and none is a name of Keras'. Nothing of Keras is needed to know them;
-`keras_he.initializers.registry` makes them known to it.
+No string is ever renamed or removed, and none is a name of Keras. This module does not import
+Keras; `keras_he.initializers.registry` registers the strings there.
 """
 
+import textwrap
+from fnmatch import fnmatchcase
 from functools import cache
 from itertools import product
 from typing import Any, NamedTuple
 
+from keras_he.errors import did_you_mean, invalid
 from keras_he.theory import activations
 
 # The class of each law.
@@ -25,6 +28,12 @@ _LAWS = {
 }
 _MODES = {"": {}, "_fan_out": {"mode": "fan_out"}, "_fan_avg": {"mode": "fan_avg"}}
 _GEOMETRIES = {"": {}, "_depthwise": {"geometry": "depthwise"}}
+# Strings without a grammar: ReLU and fan-in.
+_PLAIN = {
+    "kaiming_normal": CLASS_NAMES["normal"],
+    "kaiming_uniform": CLASS_NAMES["uniform"],
+    **{name: name for name in CLASS_NAMES.values()},
+}
 
 
 class Meaning(NamedTuple):
@@ -43,25 +52,73 @@ def meanings() -> dict[str, Meaning]:
         )
         for name, law, mode, geometry in product(activations.NAMES, _LAWS, _MODES, _GEOMETRIES)
     }
-    table["kaiming_normal"] = Meaning(CLASS_NAMES["normal"], {})
-    table["kaiming_uniform"] = Meaning(CLASS_NAMES["uniform"], {})
-    return table | {name: Meaning(name, {}) for name in CLASS_NAMES.values()}
+    return table | {name: Meaning(class_name, {}) for name, class_name in _PLAIN.items()}
 
 
-def names() -> tuple[str, ...]:
-    """Returns every string that a layer accepts for an initializer once keras_he is imported.
+class _AllNames(tuple[str, ...]):
+    """All strings, as a tuple that is displayed as their grammar."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        rows = {
+            "<activation>": ", ".join(activations.NAMES),
+            "<law>": f"{', '.join(filter(None, _LAWS))}; left out: the normal law",
+            "<mode>": f"{', '.join(filter(None, _MODES))}; left out: fan_in",
+            "_depthwise": "for the kernel of a depthwise convolution",
+        }
+        wrap = textwrap.TextWrapper(88, subsequent_indent=" " * 15)
+        table = [line for label, text in rows.items() for line in wrap.wrap(f"  {label:<13}{text}")]
+        return "\n".join(
+            [
+                "he_<activation>[<law>][<mode>][_depthwise]",
+                "",
+                *table,
+                "",
+                *textwrap.wrap(f"ReLU and fan_in: {', '.join(_PLAIN)}", 88),
+                "",
+                f"{len(self)} strings, such as he_gelu, he_prelu_uniform and "
+                "he_relu_truncated_fan_out_depthwise.",
+                'keras_he.names("he_prelu*") lists those that match a shell pattern, and so does',
+                "keras-he names 'he_prelu*' on the command line.",
+            ]
+        )
+
+
+def names(pattern: str | None = None) -> tuple[str, ...]:
+    """Returns the strings that a layer accepts as an initializer once keras_he is imported.
 
     The grammar is `he_<activation>`, then `_uniform`, `_truncated` or `_orthogonal`, then
     `_fan_out` or `_fan_avg`, then `_depthwise`; each part but the first may be left out.
     `kaiming_normal`, `kaiming_uniform` and the class names are for ReLU and fan-in, as in torch.
 
-    A string cannot know its layer: a grouped or transposed convolution needs the class and its
-    arguments, and `he_prelu` and `he_leaky_relu` assume the slopes 0.25 and 0.2, where Keras'
-    layers `PReLU()` and `LeakyReLU()` have 0 and 0.3.
+    A string does not know its layer. A grouped or transposed convolution needs the class and its
+    arguments. `he_prelu` and `he_leaky_relu` assume the slopes 0.25 and 0.2, whereas Keras' layers
+    `PReLU()` and `LeakyReLU()` have 0 and 0.3.
+
+    Args:
+        pattern: A shell pattern, such as `"he_prelu*"`: only strings that match it are returned.
+
+    Returns:
+        A sorted tuple. Without a pattern it holds all strings, and prints as their grammar.
+
+    Raises:
+        InvalidArgument: If the pattern is not a string, or no string matches it.
 
     Example:
         >>> import keras_he
         >>> "he_prelu_uniform_fan_out" in keras_he.names()
         True
+        >>> keras_he.names("he_tanh_fan_out*")
+        ('he_tanh_fan_out', 'he_tanh_fan_out_depthwise')
     """
-    return tuple(sorted(meanings()))
+    every = _AllNames(sorted(meanings()))
+    if pattern is None:
+        return every
+    if not isinstance(pattern, str):
+        raise invalid("pattern", 'a shell pattern, such as "he_prelu*"', pattern)
+    found = tuple(name for name in every if fnmatchcase(name, pattern))
+    if not found:
+        accepted = "a shell pattern that matches at least one string"
+        raise invalid("pattern", accepted, pattern, did_you_mean(pattern, every))
+    return found

@@ -2,11 +2,11 @@
 
     python tools/write_golden.py
 
-Once a version is released its folder, `tests/golden/<version>`, is never written again. There is a
-model for each class, with an initializer of every kind of argument, as `.keras` and `.h5`, and an
-`.npz` with its weights, its initializers' configs, and what each of them draws. The weights are not
-what any initializer draws, so a file that was not read is seen. Only layers whose own configs the
-oldest supported Keras reads are used.
+Once a version is released its folder, `tests/files/golden/<version>`, is never written again. There
+is a model for each class, with an initializer of every kind of argument, as `.keras` and `.h5`, and
+an `.npz` with its weights, its initializers' configs, and what each of them draws. The weights are
+not what any initializer draws, so a file that was not read is seen. Only layers whose own configs
+the oldest supported Keras reads are used.
 """
 
 import json
@@ -77,7 +77,9 @@ def drawn(model: keras.Model) -> list[tuple[dict, np.ndarray]]:
 
 
 def main() -> None:
-    folder = Path(__file__).resolve().parents[1] / "tests" / "golden" / keras_he.__version__
+    folder = (
+        Path(__file__).resolve().parents[1] / "tests" / "files" / "golden" / keras_he.__version__
+    )
     folder.mkdir(parents=True, exist_ok=True)
     for cls in CLASSES:
         model = network(cls)

@@ -1,6 +1,7 @@
 """Networks that the tests of whole models share, by name."""
 
 import keras
+import numpy as np
 from keras import layers
 
 
@@ -240,3 +241,24 @@ SMALL = {
     "shared": shared,
     "several inputs": several_inputs,
 }
+
+
+def batch_for(model, samples=32, seed=20151206):
+    """Returns normal draws, or small integers, that fit a model's inputs."""
+    rng = np.random.default_rng(seed)
+    if isinstance(model, SubclassedResNet):
+        return rng.normal(size=(samples, 16, 16, 3)).astype("float32")
+
+    def values(symbol):
+        shape = (samples, *(size or 12 for size in symbol.shape[1:]))
+        if "int" in symbol.dtype:
+            return rng.integers(0, 2 if "segment" in symbol.name else 50, size=shape)
+        return rng.normal(size=shape).astype("float32")
+
+    symbols = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+    return keras.tree.map_structure(values, symbols)
+
+
+def numbers(model):
+    """Returns the values of all variables of a model."""
+    return [np.array(keras.ops.convert_to_numpy(one)) for one in model.variables]

@@ -21,7 +21,7 @@ import pytest
 
 import keras_he  # noqa: F401 - registers the strings of the models
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SERVING = ROOT / "examples" / "serving"
 README = (SERVING / "README.md").read_text(encoding="utf-8")
 DOCUMENT = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")

@@ -12,8 +12,8 @@ import numpy as np
 import plants
 import pytest
 import signals
+from architectures import batch_for
 from keras import layers
-from test_initialize import batch_for
 
 import keras_he
 

@@ -6,7 +6,7 @@ import architectures
 import keras
 import pytest
 import signals
-from test_initialize import batch_for
+from architectures import batch_for
 
 import keras_he
 

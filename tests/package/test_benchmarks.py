@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-if not (Path(__file__).parents[1] / "benchmarks").exists():
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+if not (Path(__file__).parents[2] / "benchmarks").exists():
     pytest.skip("the benchmarks are not beside these tests", allow_module_level=True)
 
 import run

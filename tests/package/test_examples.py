@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 import pytest
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 LOADED = (
     "The saved .keras file, loaded in a fresh process, gives the same probabilities, bit for bit"
 )

@@ -8,32 +8,11 @@ import keras
 import numpy as np
 import pytest
 import signals
+from architectures import batch_for, numbers
 from keras import layers
 
 import keras_he
 from keras_he.layers.rules import layer_kernels
-
-RNG_SEED = 20151206
-
-
-def batch_for(model, samples=32, seed=RNG_SEED):
-    """Returns normal draws, or small integers, that fit a model's inputs."""
-    rng = np.random.default_rng(seed)
-    if isinstance(model, architectures.SubclassedResNet):
-        return rng.normal(size=(samples, 16, 16, 3)).astype("float32")
-
-    def values(symbol):
-        shape = (samples, *(size or 12 for size in symbol.shape[1:]))
-        if "int" in symbol.dtype:
-            return rng.integers(0, 2 if "segment" in symbol.name else 50, size=shape)
-        return rng.normal(size=shape).astype("float32")
-
-    symbols = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
-    return keras.tree.map_structure(values, symbols)
-
-
-def numbers(model):
-    return [np.array(keras.ops.convert_to_numpy(one)) for one in model.variables]
 
 
 def moments_aside_from_merges(model, report, batch, *, training=True):

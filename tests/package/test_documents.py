@@ -26,7 +26,7 @@ from keras_he.reports.data import VERDICTS
 from keras_he.theory import activations
 from keras_he.theory.quadrature import moments_of
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 GAINS, FANS, README = "docs/gains.md", "docs/fans.md", "README.md"
 DOCUMENTS = [README, *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md"))]
 TOLD_AXES = "input_axes" in signature(keras.initializers.VarianceScaling).parameters

@@ -7,8 +7,8 @@ import re
 import architectures
 import keras
 import pytest
+from architectures import batch_for
 from keras import layers
-from test_initialize import batch_for
 
 import keras_he
 

@@ -23,7 +23,7 @@ from routes import FLOAT32, MODELS, VARIANTS
 import keras_he
 
 BACKEND = keras.backend.backend()
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 OLD = [one for one in os.environ.get("KERAS_HE_OLD_TENSORFLOW", "").split(os.pathsep) if one]
 # What each backend exports; PyTorch's SavedModel and LiteRT, and JAX' others, fail in Keras.
 FORMATS = {

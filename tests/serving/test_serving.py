@@ -14,10 +14,10 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-import serving
-from serving import OUTPUTS, ROOT, SERVING, code, small_model, table, zeros
+import serving_example
+from serving_example import OUTPUTS, ROOT, SERVING, code, small_model, table, zeros
 
-pytestmark = serving.MARKS
+pytestmark = serving_example.MARKS
 DTYPES = (
     *("float16", "float32", "float64", "bool", "uint8", "uint16", "uint32", "uint64"),
     *("int8", "int16", "int32", "int64"),
@@ -26,12 +26,12 @@ DTYPES = (
 
 @pytest.fixture(scope="module")
 def scripts():
-    return serving.scripts()
+    return serving_example.scripts()
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    return serving.exported_digits(tmp_path_factory)
+    return serving_example.exported_digits(tmp_path_factory)
 
 
 def warm_up_of(path):
@@ -42,13 +42,13 @@ def warm_up_of(path):
 
 
 def test_the_script_prints_what_the_readme_shows(exported):
-    said, shown = exported.said.splitlines(), serving.shown("export_model.py")
+    said, shown = exported.said.splitlines(), serving_example.shown("export_model.py")
     accuracy = re.compile(r"\d+\.\d%")  # the last digit of training differs between processors
     assert [accuracy.sub("", line) for line in said] == [accuracy.sub("", line) for line in shown]
 
 
 def test_the_readme_makes_a_request_for_rest(exported):
-    arguments = shlex.split(serving.command("> request.json").partition(" > ")[0])[1:]
+    arguments = shlex.split(serving_example.command("> request.json").partition(" > ")[0])[1:]
     folder = exported.check.parent
     made = subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, check=True)
     instances = json.loads(made.stdout)["instances"]
@@ -421,7 +421,7 @@ def run_main(module, monkeypatch, *arguments):
 def test_the_script_takes_the_model_that_the_document_saves(scripts, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     (block,) = re.findall(
-        r"^```python\n(.*?)^```$", serving.DOCUMENT, flags=re.DOTALL | re.MULTILINE
+        r"^```python\n(.*?)^```$", serving_example.DOCUMENT, flags=re.DOTALL | re.MULTILINE
     )
     exec(block, {})
     assert "export_model.py models mine --model mine.keras" in block

@@ -4,8 +4,8 @@ import architectures
 import keras
 import numpy as np
 import pytest
+from architectures import batch_for, numbers
 from keras import layers
-from test_initialize import batch_for, numbers
 
 import keras_he
 from keras_he.initialize_model import write as writer

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="SavedModels are TensorFlow's"
 )
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SERVE = ROOT / "examples" / "serve_without_keras.py"
 MODELS = ("one_input", "two_inputs")
 DTYPES = (

@@ -16,20 +16,20 @@ from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import pytest
-import serving
-from serving import OUTPUTS, SERVING, code, finished, process_of, small_model, table, zeros
+import serving_example
+from serving_example import OUTPUTS, SERVING, code, finished, process_of, small_model, table, zeros
 
-pytestmark = serving.MARKS
+pytestmark = serving_example.MARKS
 
 
 @pytest.fixture(scope="module")
 def scripts():
-    return serving.scripts()
+    return serving_example.scripts()
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    return serving.exported_digits(tmp_path_factory)
+    return serving_example.exported_digits(tmp_path_factory)
 
 
 def good_request(scripts):
@@ -97,7 +97,7 @@ def test_several_clients_at_once_get_keras_answers_bit_for_bit(front, exported):
     for status, out, err in map(finished, clients):
         assert (status, err) == (0, "")
         said = sorted(out.splitlines())
-        assert said == sorted([*serving.shown("client.py"), "digits version 2: AVAILABLE."])
+        assert said == sorted([*serving_example.shown("client.py"), "digits version 2: AVAILABLE."])
         assert sum("equal to Keras' bit for bit" in line for line in said) == 3
 
 
@@ -315,7 +315,7 @@ def test_a_front_without_keras_stops_after_its_last_request(exported, scripts, t
         rest, _ = process.communicate(timeout=30)
     finally:
         process.kill()
-    shown = serving.shown("front.py")
+    shown = serving_example.shown("front.py")
     assert [line.strip() for line in said[:2]] == shown[:2]
     assert said[2].split(":")[0] == shown[2].split(":")[0] == "Listening on 127.0.0.1"
     stopped, libraries, modules = rest.splitlines()
@@ -406,7 +406,7 @@ def test_tensorflow_serving_in_docker_gives_keras_answers(exported, tmp_path):
     if pulled.returncode:
         pytest.skip(f"tensorflow/serving was not run: {pulled.stderr.strip()}")
     grpc_port, rest_port, name = free_port(), free_port(), f"keras-he-{os.getpid()}"
-    command = serving.command("docker run")
+    command = serving_example.command("docker run")
     for written, here in {
         "docker run --rm": f"docker run --rm --detach --name {name}",
         "127.0.0.1:8500": f"127.0.0.1:{grpc_port}",

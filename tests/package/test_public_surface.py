@@ -3,6 +3,7 @@
 import difflib
 import inspect
 import os
+import re
 import types
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
@@ -97,7 +98,7 @@ def test_the_public_names_have_the_signatures_of_the_file():
     expected = SURFACE.read_text(encoding="utf-8").splitlines(keepends=True)
     changes = "".join(difflib.unified_diff(expected, actual, "public_surface.txt", "keras_he"))
     if changes:
-        test = f"tests/{Path(__file__).name}"
+        test = f"tests/package/{Path(__file__).name}"
         pytest.fail(f"{CHANGED.format(test=test)}\n{changes}", pytrace=False)
 
 
@@ -134,3 +135,9 @@ def test_a_changed_signature_is_seen_with_what_to_do(monkeypatch):
     with pytest.raises(pytest.fail.Exception, match=r"add a line to CHANGELOG.md") as failure:
         test_the_public_names_have_the_signatures_of_the_file()
     assert "+gain(activation, other=None)\n" in str(failure.value)
+
+
+def test_every_public_name_is_in_the_user_code_that_mypy_checks():
+    code = (Path(__file__).parent / "user_code.py").read_text(encoding="utf-8")
+    words = set(re.findall(r"\w+", code))
+    assert {*keras_he.__all__, *errors.__all__} <= words

@@ -27,6 +27,7 @@ if not is_put_off():
     from keras_he.initializers.registry import get, register
     from keras_he.initializers.skip_init import skip_init
     from keras_he.layers.rules import layer_fans, register_kernels
+    from keras_he.notes import Note
     from keras_he.portable import make_portable
     from keras_he.reports.report import Report
     from keras_he.theory.activations import DepthFactors
@@ -42,6 +43,7 @@ __all__ = [
     "KaimingTruncatedNormal",
     "KaimingUniform",
     "KerasHeError",
+    "Note",
     "Report",
     "SignalLogger",
     "audit",

@@ -24,9 +24,10 @@ from keras_he.layers.variables import (
     is_normalisation,
     is_random,
     layer_paths,
+    not_built,
     slots,
-    unbuilt,
 )
+from keras_he.notes import NO_NOTE, Note
 from keras_he.passes.backward import backward
 from keras_he.passes.forward import forward, watched
 from keras_he.passes.inputs import first_samples
@@ -251,7 +252,7 @@ def _report(
         seed=_SEED,
         rows=tuple(rows),
         warnings=(
-            *(f"not built: {path}: {why}" for path, why in unbuilt(survey).items()),
+            *not_built(survey),
             *_unseen_weights(found),
             *_of_subject(model, subject),
         ),
@@ -265,26 +266,27 @@ def _report(
     )
 
 
-def _unseen_weights(found: Sequence[Slot]) -> list[str]:
+def _unseen_weights(found: Sequence[Slot]) -> list[Note]:
     """Returns what is said of weights whose layers are quantized or adapted."""
     reasons = Counter(
         slot.left
         for slot in found
-        if slot.left.startswith(("quantized", "LoRA", "holds integers"))
-        and len(slot.variable.shape) > 1
+        if slot.left.kind in ("quantized", "lora", "integers") and len(slot.variable.shape) > 1
     )
-    return [f"not looked at: {count} matrices: {why}" for why, count in reasons.items()]
+    texts = [f"not looked at: {count} matrices: {why}" for why, count in reasons.items()]
+    return [Note("not-audited", text) for text in texts]
 
 
-def _of_subject(model: Any, subject: Subject) -> list[str]:
+def _of_subject(model: Any, subject: Subject) -> list[Note]:
     """Returns what is said of a batch of one sample, and of a model that was trained."""
     notes = []
     if subject.single:
-        notes.append("one sample: normalisations over the batch take it away; give several")
+        text = "one sample: normalisations over the batch take it away; give several"
+        notes.append(Note("single-sample", text))
     if subject.trained:
-        notes.append(
-            f"trained for {_steps(model)} steps: lines that draw weights anew lose what it learned"
-        )
+        steps = _steps(model)
+        text = f"trained for {steps} steps: lines that draw weights anew lose what it learned"
+        notes.append(Note("trained", text))
     return notes
 
 
@@ -315,7 +317,7 @@ def _seen(kernel: Kernel) -> Row:
         activation=activation_name(sight.activation),
         std=wanted,
         rule="measured" if sight.moments else "",
-        left="" if sight.moments else "not seen",
+        left=NO_NOTE if sight.moments else Note("not-seen", "not seen"),
         moments=tuple(sight.moments),
         target=kernel.target if _closer(kernel) else 1.0,
         figures=Figures(
@@ -351,7 +353,8 @@ def _closer(kernel: Kernel) -> bool:
 
 def _unseen(slot: Slot) -> Row:
     kernel = slot.role in ("kernel", "unknown")
-    return replace(_row(slot), left=(slot.left or "not reached by the pass") if kernel else "")
+    left = slot.left or Note("not-reached", "not reached by the pass")
+    return replace(_row(slot), left=left if kernel else NO_NOTE)
 
 
 def _row(slot: Slot) -> Row:

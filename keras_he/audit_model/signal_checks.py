@@ -17,6 +17,7 @@ from keras_he.reports.data import Finding
 from keras_he.theory.activations import Activation, depth_factors
 
 _UNSCALED = 2.0  # times the second moment that a branch of a trunk is to have
+_ZERO_BIAS = 'bias_initializer="zeros"'
 _CLIPPED = "x = keras.ops.maximum(x, keras.config.epsilon())  # in front of this layer"
 _NORMALISED = "x = keras.layers.LayerNormalization()(x)  # in front of this layer"
 
@@ -227,32 +228,32 @@ def _units(subject: Subject) -> Iterator[Finding]:
                 kernel,
                 f"{100 * units.dead:.0f}% of the units behind the kernel give the same for every "
                 f"sample: E[y] is {kernel.sight.mean:.3g}, E[y²] {kernel.moment:.3g}",
-                _bias_remedy(subject, kernel),
+                _ZERO_BIAS if _has_large_bias(subject, kernel) else subject.initialize(),
             )
         if units.saturated <= subject.thresholds["saturated"]:
             continue
         # What comes out of a trained model is near 0 and 1 if it is sure; an output may start so.
-        remedy = _bias_remedy(subject, kernel)
-        if not (kernel.is_output and (subject.trained or remedy.startswith("bias"))):
+        large_bias = _has_large_bias(subject, kernel)
+        if not (kernel.is_output and (subject.trained or large_bias)):
             yield subject.finding(
                 "saturated",
                 kernel,
                 f"{100 * units.saturated:.0f}% of the values behind the kernel lie where the "
                 f"activation is flat: E[y²] is {kernel.moment:.3g}",
-                remedy,
+                _ZERO_BIAS if large_bias else subject.initialize(),
             )
 
 
-def _bias_remedy(subject: Subject, kernel: Kernel) -> str:
-    """Returns the line that takes away a bias that is made too large, or initializes."""
+def _has_large_bias(subject: Subject, kernel: Kernel) -> bool:
+    """Returns whether the initializer of a kernel's bias returns values that are too large."""
     layer = kernel.sight.slot.layer
     for bias in subject.biases:
         make = remade_initializer(layer, "bias") if bias.layer is layer else None
         if make is not None:
             made = make(tuple(bias.variable.shape), dtype=bias.variable.dtype)
             if mean_square(made) > 1.0:
-                return 'bias_initializer="zeros"'
-    return subject.initialize()
+                return True
+    return False
 
 
 def _residual(subject: Subject) -> Iterator[Finding]:

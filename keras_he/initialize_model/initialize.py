@@ -10,6 +10,7 @@ from keras_he.initialize_model.measure import Settings
 from keras_he.initialize_model.plan import Plan, follows, make_plan
 from keras_he.initialize_model.planned_variable import LAWS, Entry, seed_of
 from keras_he.initialize_model.write import apply, assignments, reproduced
+from keras_he.notes import Note
 from keras_he.passes.forward import watched
 from keras_he.passes.inputs import first_batch
 from keras_he.passes.model_checks import Progress, check_model, survey_of
@@ -209,7 +210,7 @@ def _gradient_spread(plan: Plan) -> float | None:
     return gradient_spread(factors) if factors else None
 
 
-def _depth(plan: Plan) -> list[str]:
+def _depth(plan: Plan) -> list[Note]:
     """Returns what is unsafe about the activations of a chain."""
     growth = 1.0
     for entry in plan.chain[1:]:
@@ -218,15 +219,17 @@ def _depth(plan: Plan) -> list[str]:
             growth *= moments.depth / moments.signal
     if growth < _UNSAFE:
         return []
-    return [
+    text = (
         f"depth: an error of the signal's second moment grows {growth:.2g} times over the depth of "
         "these activations (`keras_he.depth_factors`), so another batch may look different"
-    ]
+    )
+    return [Note("depth", text)]
 
 
-def _optimizer(model: Any) -> list[str]:
+def _optimizer(model: Any) -> list[Note]:
     optimizer = getattr(model, "optimizer", None)
     steps = getattr(optimizer, "iterations", None)
     if steps is None or not int(steps):
         return []
-    return [f"the optimizer holds the state of {int(steps)} steps: compile the model again"]
+    text = f"the optimizer holds the state of {int(steps)} steps: compile the model again"
+    return [Note("optimizer-state", text)]

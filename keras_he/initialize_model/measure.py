@@ -22,6 +22,7 @@ from keras_he.backend.tensors import float_tensors, mean_square
 from keras_he.errors import NotMeasurable
 from keras_he.initialize_model.planned_variable import Entry
 from keras_he.layers.variables import is_random
+from keras_he.notes import Note
 from keras_he.passes.moving_statistics import MovingStatistics
 from keras_he.passes.output_checks import check_output
 from keras_he.passes.preceding_activation import analytic_gain
@@ -90,7 +91,7 @@ class Measurement:
         self._reached = 0
         self.statistics = MovingStatistics(scope)
         self.random_layers: list[str] = []
-        self.notes: list[str] = []
+        self.notes: list[Note] = []
 
     def on_call(self, layer: Any, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Runs a layer, measures its kernels, and records where its outputs came from."""
@@ -242,7 +243,8 @@ class Measurement:
 
     def give_up(self, entry: Entry) -> None:
         """Gives the analytic gain to a kernel that was given zeros at every call."""
-        self.notes.append(f"dead input: {entry.slot.path} is given zeros only")
+        text = f"dead input: {entry.slot.path} is given zeros only"
+        self.notes.append(Note("dead-input", text))
         self._analytic(entry, entry.activation)
 
     def _reach(self, entry: Entry) -> None:

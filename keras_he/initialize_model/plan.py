@@ -17,16 +17,19 @@ from keras_he.initialize_model.planned_variable import Entry, seed_of
 from keras_he.initialize_model.second_pass import Look, backward_moments
 from keras_he.layers.path_patterns import selected
 from keras_he.layers.rules import Place, has_fixed_threshold
-from keras_he.layers.variables import Slot, layer_paths, remade_initializer, slots, unbuilt
+from keras_he.layers.variables import Slot, layer_paths, not_built, remade_initializer, slots
+from keras_he.notes import NO_NOTE, Note
 from keras_he.passes.forward import forward
 from keras_he.passes.moving_statistics import MovingStatistics, initial
 from keras_he.passes.preceding_activation import is_rectifier
 from keras_he.passes.tensor_origins import Trace, depth_factors
+from keras_he.reports.data import NOT_REACHED
 from keras_he.theory.standard_deviation import standard_deviation
 
 # By which the second moment of a trunk may grow: 4, or half as much again as sums of independent
 # branches of size 1, such as those that end in normalisations, make of it.
 _STEADY, _PER_SUM = 4.0, 1.5
+_NOT_SELECTED = Note("not-selected", "not selected")
 
 
 @dataclass
@@ -44,7 +47,7 @@ class Plan:
 
     settings: Settings
     entries: list[Entry]
-    notes: list[str] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
     random_layers: list[str] = field(default_factory=list)
     drawn: dict[int, Any] = field(default_factory=dict)
     chain: list[Entry] = field(default_factory=list)
@@ -94,7 +97,7 @@ def make_plan(
         if entry.slot.role == "remade" and not entry.left:
             _remake(entry)
     plan = Plan(settings, entries)
-    plan.notes += [f"not built: {path}: {reason}" for path, reason in unbuilt(survey).items()]
+    plan.notes += not_built(survey)
     if batch is not None:
         inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, batch)
         pass_seed = seed_of(seed, "a pass") % 2**32
@@ -104,7 +107,8 @@ def make_plan(
         except KerasHeError as error:
             if measures:
                 raise
-            plan.notes.append(f"the activations in front are not known: {error}")
+            text = f"the activations in front are not known: {error}"
+            plan.notes.append(Note("activations-unknown", text))
         if measures:
             seen = _look(plan, given, watcher.statistics)
             if statistics == "batch":
@@ -113,7 +117,7 @@ def make_plan(
         if entry.slot.role == "statistic" and not entry.left and entry.value is None:
             _initial_statistics(entry)
         if entry.is_set and entry.gain is None:
-            entry.rule = "analytic, not reached"
+            entry.rule = NOT_REACHED
             entry.gain = 1.0
     return plan
 
@@ -134,7 +138,7 @@ def _entries(found: Sequence[Slot], seed: int, only: Any, skip: Any) -> list[Ent
         Entry(
             slot,
             seed_of(seed, slot.key),
-            left=slot.left or ("" if slot.path in chosen else "not selected"),
+            left=slot.left or (NO_NOTE if slot.path in chosen else _NOT_SELECTED),
         )
         for slot in found
     ]
@@ -301,29 +305,31 @@ def _zeros(variable: Any) -> Any:
     return keras.ops.zeros(variable.shape, dtype=variable.dtype)
 
 
-def _merges(trace: Trace) -> list[str]:
+def _merges(trace: Trace) -> list[Note]:
     """Returns what is said of merges that are left as they are."""
     notes = []
     if trace.left:
         counts = ", ".join(f"{count} {name}" for name, count in sorted(trace.left.items()))
-        notes.append(f"merges left as they are: {counts}")
+        notes.append(Note("merges", f"merges left as they are: {counts}"))
     if trace.unseen:
         where = _listed(trace.unseen)
-        notes.append(
+        text = (
             f"unseen merge: sums that no layer makes, at {where}, are left as they are; made by "
             "`keras.layers.Add` their branches would be scaled"
         )
+        notes.append(Note("unseen-merge", text))
     if trace.hidden:
-        notes.append(
-            f"not seen: what {_listed(trace.hidden)} make of the layers inside; sums there are left"
-        )
+        where = _listed(trace.hidden)
+        text = f"not seen: what {where} make of the layers inside; sums there are left"
+        notes.append(Note("unseen-layers", text))
     for run in trace.runs:
         grows = max(run.moments) / min(run.moments) if min(run.moments) > 0.0 else 1.0
         if grows > max(_STEADY, _PER_SUM * (run.sums + 1)):
-            notes.append(
+            text = (
                 f"the trunk of {run.sums} sums grows {grows:.2g} times: what they add has a mean, "
                 "or is the trunk itself, which no kernel can scale"
             )
+            notes.append(Note("growing-trunk", text))
     return notes
 
 

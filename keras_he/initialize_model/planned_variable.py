@@ -10,6 +10,7 @@ import keras
 from keras_he.backend.sharding import layout_of
 from keras_he.initializers.kaiming import CLASSES, Kaiming, KaimingOrthogonal
 from keras_he.layers.variables import Slot
+from keras_he.notes import NO_NOTE, Note
 from keras_he.theory.kernel_geometry import DEFAULTS, Fans, geometry_fans
 from keras_he.theory.standard_deviation import standard_deviation
 
@@ -40,7 +41,7 @@ class Entry:
 
     slot: Slot
     seed: int
-    left: str = ""
+    left: Note = NO_NOTE
     rule: str = ""
     gain: float | None = None
     target: float = 1.0

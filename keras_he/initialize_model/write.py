@@ -10,6 +10,7 @@ import keras
 from keras_he.initialize_model.plan import Plan
 from keras_he.initialize_model.planned_variable import Entry
 from keras_he.layers.variables import initializer_attribute
+from keras_he.notes import Note
 
 Assignment = tuple[Any, str, Any]  # a layer, an attribute, and the initializer that it gets
 
@@ -41,7 +42,8 @@ def reproduced(model: Any, plan: Plan, initializers: list[Assignment]) -> set[in
         try:
             config = repr(model.get_config())
         except Exception as error:  # the user's own code, which may raise anything
-            plan.notes.append(f"no clone can be made: get_config raised {type(error).__name__}")
+            text = f"no clone can be made: get_config raised {type(error).__name__}"
+            plan.notes.append(Note("no-clone", text))
             return set()
     return {
         entry.seed

@@ -16,6 +16,7 @@ import keras
 from keras_he.backend.foreign import hint, is_keras_2
 from keras_he.backend.keras_private import own_trainable_weights, own_variables, sublayers
 from keras_he.errors import InvalidArgument, invalid
+from keras_he.notes import NO_NOTE, Note
 from keras_he.theory.kernel_geometry import DEFAULTS, Fans, Geometry, geometry_fans, make_geometry
 
 # From an attribute that holds a kernel to the arguments of `fans` for it, or from a name to a layer
@@ -112,7 +113,7 @@ class Place(NamedTuple):
     key: str
     outer: tuple[keras.layers.Layer, ...]
     kernels: Mapping[str, Kernel]
-    problem: str = ""
+    problem: Note = NO_NOTE
     closed: bool = False
 
 
@@ -143,8 +144,8 @@ def _places(
     rule = RULES[known] if known else None
     if not layer.built:
         if _may_hold_kernels(layer, rule):
-            reason = f"{type(layer).__name__} is not built. Call it once, or its `build`."
-            yield Place(layer, path, key, outer, {}, reason, closed=True)
+            text = f"{type(layer).__name__} is not built. Call it once, or its `build`."
+            yield Place(layer, path, key, outer, {}, Note("not-built", text), closed=True)
             return
         rule = None
     try:
@@ -152,11 +153,11 @@ def _places(
         own, inside = _own_kernels(layer, spoken), _inside(layer, spoken)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         reason = str(error) if isinstance(error, InvalidArgument) else repr(error)
-        reason = f"the rule of {known.__name__ if known else None} failed: {reason}"
-        yield Place(layer, path, key, outer, {}, reason, closed=True)
+        text = f"the rule of {known.__name__ if known else None} failed: {reason}"
+        yield Place(layer, path, key, outer, {}, Note("rule-failed", text), closed=True)
         return
     unknown = [] if known is type(layer) else _unspoken_weights(layer, known, own)
-    yield Place(layer, path, key, outer, own, _no_rule(layer, unknown) if unknown else "")
+    yield Place(layer, path, key, outer, own, _no_rule(layer, unknown) if unknown else NO_NOTE)
     keys = _keys(inside, spoken)
     for name, inner in inside.items():
         yield from _places(inner, join(path, name), join(key, keys[name]), (*outer, layer))
@@ -267,14 +268,15 @@ def _unspoken_weights(
     ]
 
 
-def _no_rule(layer: keras.layers.Layer, weights: list[Any]) -> str:
+def _no_rule(layer: keras.layers.Layer, weights: list[Any]) -> Note:
     cls = type(layer).__name__
     named = ", ".join(f"{weight.name} {tuple(weight.shape)}" for weight in weights)
     held = (name for name, value in vars(layer).items() if value is weights[0])
-    return (
+    return Note(
+        "no-rule",
         f"no rule says how {cls} uses {named}. Say it with `keras_he.register_kernels({cls}, "
         f'lambda layer: {{"{next(held, weights[0].name)}": {{…}}}})`, with the arguments of '
-        "`keras_he.fans`."
+        "`keras_he.fans`.",
     )
 
 

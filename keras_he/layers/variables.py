@@ -12,6 +12,7 @@ import keras
 
 from keras_he.backend.keras_private import own_variables
 from keras_he.layers.rules import Kernel, Place, join
+from keras_he.notes import NO_NOTE, Note
 
 STATISTICS = ("moving_mean", "moving_variance")  # of a BatchNormalization
 _TABLES = ("embed", "position", "table", "token")  # of names of what is looked up or added
@@ -53,7 +54,7 @@ class Slot(NamedTuple):
     variable: Any
     role: str
     kernel: Kernel | None
-    left: str
+    left: Note
     unseen: str
     shared_attribute: bool
     beside_kernel: bool
@@ -99,9 +100,10 @@ def layer_paths(survey: Iterable[Place]) -> dict[int, str]:
     return paths
 
 
-def unbuilt(survey: Iterable[Place]) -> dict[str, str]:
-    """Returns, by path, why nothing is known of layers that have no weights yet."""
-    return {place.path: place.problem for place in survey if place.closed and not place.layer.built}
+def not_built(survey: Iterable[Place]) -> list[Note]:
+    """Returns a note for each layer that has no weights yet."""
+    problems = {place.path: place.problem for place in survey if place.problem.kind == "not-built"}
+    return [Note("not-built", f"not built: {path}: {why}") for path, why in problems.items()]
 
 
 def initializer_attribute(slot: Slot) -> str | None:
@@ -193,26 +195,29 @@ def _forgetting_bias(cell: Any, shape: tuple[int, ...], dtype: str) -> Any:
     )
 
 
-def _left(place: Place, variable: Any, role: str, name: str) -> str:
+def _left(place: Place, variable: Any, role: str, name: str) -> Note:
     """Returns why a variable must not be changed, or nothing."""
     layer = place.layer
     if getattr(layer, "quantization_mode", None):
-        return f"quantized ({layer.quantization_mode})"
+        return Note("quantized", f"quantized ({layer.quantization_mode})")
     if not keras.backend.is_float_dtype(variable.dtype):
-        return "holds integers"
+        return Note("integers", "holds integers")
     if getattr(layer, "lora_enabled", False):
-        return "LoRA is enabled"
+        return Note("lora", "LoRA is enabled")
     if role == "statistic":
-        return "" if layer.trainable else "frozen"
+        return NO_NOTE if layer.trainable else Note("frozen", "frozen")
     if not variable.trainable:
-        return "frozen" if role in ("kernel", "remade") else "not trained"
+        own = role in ("kernel", "remade")
+        return Note("frozen", "frozen") if own else Note("not-trained", "not trained")
     if role in ("kernel", "remade"):
-        return "a table that is looked up" if name == "embeddings" else ""
+        table = name == "embeddings"
+        return Note("lookup-table", "a table that is looked up") if table else NO_NOTE
     if place.problem:
         return place.problem
     if isinstance(layer, keras.layers.PReLU):
-        return "a slope of PReLU"
-    return f"no kernel, bias or normalisation: a parameter of {type(layer).__name__}"
+        return Note("slope", "a slope of PReLU")
+    text = f"no kernel, bias or normalisation: a parameter of {type(layer).__name__}"
+    return Note("parameter", text)
 
 
 def _unseen(outer: tuple[keras.layers.Layer, ...]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from keras_he.errors import ReportProblem
+from keras_he.notes import NO_NOTE, Note
 
 # What an audit can find, in the order in which findings are listed.
 VERDICTS = (
@@ -27,9 +28,9 @@ VERDICTS = (
     "unscaled-residual",
 )
 
-_GAPS = ("dead input", "not built", "the trunk")  # warnings that `check` raises
-_TABLE = "a table that is looked up"
-_ON_PURPOSE = ("not selected", "frozen", "quantized", "LoRA", "holds integers")
+NOT_REACHED = "analytic, not reached"  # the rule of a kernel that the pass did not come by
+_GAPS = ("dead-input", "not-built", "growing-trunk")  # warnings that `check` raises
+_ON_PURPOSE = ("not-selected", "frozen", "quantized", "lora", "integers")
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class Row:
     gain: float | None = None
     std: float | None = None
     rule: str = ""
-    left: str = ""
+    left: Note = NO_NOTE
     moments: tuple[float, ...] = ()
     target: float = 1.0
     clone: str = ""
@@ -135,7 +136,7 @@ class Account:
     law: str
     seed: int
     rows: tuple[Row, ...]
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Note, ...] = ()
     random_layers: tuple[str, ...] = ()
     gradient_spread: float | None = None
     written: bool = True
@@ -180,18 +181,18 @@ class Account:
             raise ReportProblem("The report must show no gaps.\n" + "\n".join(missed))
 
     def _gaps(self, spread: float, skipped: bool) -> list[str]:
-        accepted = (_TABLE, *(_ON_PURPOSE if skipped else ()))
+        accepted = ("lookup-table", *(_ON_PURPOSE if skipped else ()))
         missed = [
             f"{row.path} was not set: {row.left}"
             for row in self.kernels
-            if row.left and not row.left.startswith(accepted)
+            if row.left and row.left.kind not in accepted
         ]
         missed += [
             f"{row.path} was not reached by the pass"
             for row in self.kernels
-            if row.rule.endswith("not reached")
+            if row.rule == NOT_REACHED
         ]
-        missed += [text for text in self.warnings if text.startswith(_GAPS)]
+        missed += [text for text in self.warnings if text.kind in _GAPS]
         if self.forward_spread > spread:
             missed.append(f"forward spread {self.forward_spread:.2f} is above {spread:.2f} decades")
         return missed

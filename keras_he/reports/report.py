@@ -39,8 +39,20 @@ class Report(Account):
     """
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the report as plain values."""
-        return {**asdict(self), "forward_spread": self.forward_spread}
+        """Returns the report as plain values.
+
+        `"notes"` has the kind and the text of each warning, `"left_kind"` of a row the kind of the
+        reason in `"left"`; texts may be reworded, kinds stay.
+        """
+        told = asdict(self)
+        for row, plain in zip(self.rows, told["rows"], strict=True):
+            plain |= {"left": str(row.left), "left_kind": row.left.kind}
+        return {
+            **told,
+            "warnings": tuple(str(note) for note in self.warnings),
+            "notes": [{"kind": note.kind, "text": str(note)} for note in self.warnings],
+            "forward_spread": self.forward_spread,
+        }
 
     def to_json(self, **kwargs: Any) -> str:
         """Returns the report as JSON, what is not finite as a string; see `json.dumps`."""

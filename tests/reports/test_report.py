@@ -1,7 +1,9 @@
 """The report: what a person reads, and what a program keeps."""
 
+import copy
 import json
 import math
+import pickle
 import re
 
 import architectures
@@ -124,3 +126,22 @@ def test_the_seeds_of_variables_are_frozen():
     model = small()
     keras_he.initialize(model, seed=20151206, data=False)
     assert model.get_layer("first").kernel_initializer.get_config()["seed"] == 9082430385166737889
+
+
+def test_reasons_and_warnings_are_texts_with_a_kind():
+    model = small()
+    model.get_layer("first").trainable = False
+    model.get_layer("first").kernel.assign(model.get_layer("first").kernel * 0.0)
+    report = keras_he.initialize(model, seed=1)
+    (left,) = {row.left for row in report.rows if row.left}
+    assert (left, left.kind) == ("frozen", "frozen")
+    assert {note.kind for note in report.warnings} == {"dead-input"}
+    for copied in (copy.deepcopy(report), pickle.loads(pickle.dumps(report))):
+        assert copied == report
+        assert [note.kind for note in copied.warnings] == [note.kind for note in report.warnings]
+    told = json.loads(report.to_json())
+    assert told["rows"][0]["left_kind"] == "frozen"
+    assert told["notes"] == [
+        {"kind": note.kind, "text": text}
+        for note, text in zip(report.warnings, told["warnings"], strict=True)
+    ]

@@ -19,6 +19,7 @@ from keras_he import (
     KaimingTruncatedNormal,
     KaimingUniform,
     KerasHeError,
+    Note,
     Report,
     SignalLogger,
 )
@@ -100,6 +101,9 @@ def whole_model(model: keras.Model, x: np.ndarray[tuple[int, ...], np.dtype[np.f
     before.compare("report.json")  # type: ignore[arg-type]
     report.to_html("report.html")
     spread: float = report.forward_spread
+    notes: list[Note] = [*report.warnings, *(row.left for row in report.rows)]
+    print([note for note in notes if note.kind == "dead-input"])
+    print([note for note in notes if note.kind == "dead"])  # type: ignore[comparison-overlap]
     paths: list[str] = [row.path for row in before.kernels]
     verdicts: list[str] = [finding.verdict for finding in before.findings]
     return "\n".join([*paths, *verdicts, f"{spread}", str(comparison), before.to_json(indent=1)])

@@ -13,6 +13,7 @@ from timing import interleaved, repeated, row
 
 from keras_he.sampling import laws
 from keras_he.sampling import stream as sampling
+from keras_he.sampling.laws import LAWS
 from keras_he.sampling.stream import in_blocks
 
 CHUNK = sampling._CHUNK
@@ -42,7 +43,7 @@ def per_call() -> dict[str, Callable[[], object]]:
     """Returns what a draw does once, and the calls of one chunk without arithmetic."""
     few = np.full(16, 2**31 - 1, np.int32)
     out, scratch = np.empty(16, np.float32), np.empty((3, 16), np.float32)
-    fills = {law: make(1.0) for law, make in sampling.FILLS.items()}
+    fills = {law.name: law.fill(1.0) for law in LAWS.values() if law.fill}
     return {
         "key and generator": lambda: sampling.word_reader(1, SMALL),
         "aligned memory": lambda: sampling.aligned_empty(SMALL, np.float32),

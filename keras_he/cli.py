@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from keras_he.errors import KerasHeError, did_you_mean
-from keras_he.initializers.names import CLASS_NAMES, names
+from keras_he.initializers.names import names
 from keras_he.model_files import Refusal, check_is_model, last_words, load, save, writable
 from keras_he.reports.data import VERDICTS
+from keras_he.sampling.laws import LAWS
 from keras_he.startup import complete
 from keras_he.theory import activations
 from keras_he.theory.standard_deviation import MODES
@@ -137,7 +138,7 @@ def _init_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="X.npy", help="a batch of inputs; .npz holds several")
     parser.add_argument("--seed", type=int, help="an integer of at least 0")
     parser.add_argument("--mode", default="fan_in", choices=MODES)
-    parser.add_argument("--law", default="normal", choices=tuple(CLASS_NAMES))
+    parser.add_argument("--law", default="normal", choices=tuple(LAWS))
     parser.set_defaults(run=_init)
 
 

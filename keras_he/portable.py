@@ -18,7 +18,7 @@ from keras_he.initializers.names import names
 from keras_he.layers.rules import Kernel, places
 from keras_he.layers.variables import ATTENTIONS, Slot, initializer_attribute, layer_paths, slots
 from keras_he.passes.model_checks import check_model
-from keras_he.sampling.laws import TRUNCATED_STD
+from keras_he.sampling.laws import LAWS
 from keras_he.theory.kernel_geometry import Geometry, geometry_fans
 
 
@@ -196,7 +196,7 @@ def _replacement(
     mean = math.exp(sum(math.log(one) for one in numbers) / len(numbers))
     after, note = _built_in(*makers[0], mean)
     if max(numbers) > 1.001 * min(numbers):
-        name = "gain" if makers[0][0].law == "orthogonal" else "standard deviation"
+        name = "gain" if _is_orthogonal(makers[0][0]) else "standard deviation"
         several = f"kernels of {name} {min(numbers):.3g} to {max(numbers):.3g} share it"
         note = f"{several}: their geometric mean"
     return Replacement(path, attribute, initializer, after, note)
@@ -246,7 +246,7 @@ def _number(initializer: Any, slot: Slot) -> float:
     if isinstance(slot.layer, keras.layers.EinsumDense) and kernel is not None:
         geometry = kernel.geometry
     std: float = initializer.standard_deviation(geometry_fans(shape, geometry))
-    if initializer.law != "orthogonal":
+    if not _is_orthogonal(initializer):
         return std
     return std * math.sqrt(max(math.prod(shape[:-1]), shape[-1]))
 
@@ -257,18 +257,23 @@ def _kernel(slot: Slot) -> Kernel | None:
 
 
 def _built_in(initializer: Any, slot: Slot, number: float) -> tuple[Any, str]:
-    """Returns the built-in of a law, and in what it differs."""
-    kinds, seed = keras.initializers, initializer.get_config().get("seed")
+    """Returns the built-in of Keras with an initializer's law, and how it differs."""
+    built_in = LAWS[initializer.law].built_in
+    if built_in is None:
+        raise NotPortable(
+            f"`{slot.path}` must have an initializer whose law Keras has too. It has {initializer}."
+            "\nGive its layer one of Keras first; the weights stay. One of the same standard "
+            f"deviation is `keras.initializers.RandomNormal(stddev={number:.6g})`."
+        )
+    seed = initializer.get_config().get("seed")
     note = "its generator's seed is left out" if isinstance(seed, dict) else ""
     seed = seed % 2**31 if isinstance(seed, int) else None
-    if initializer.law == "uniform":
-        limit = math.sqrt(3.0) * number
-        return kinds.RandomUniform(-limit, limit, seed=seed), note
-    if initializer.law == "truncated_normal":
-        return kinds.TruncatedNormal(stddev=number / TRUNCATED_STD, seed=seed), note
-    if initializer.law == "normal":
-        return kinds.RandomNormal(stddev=number, seed=seed), note
     kernel = _kernel(slot)
-    if kernel is not None and kernel.geometry != Geometry():
+    if _is_orthogonal(initializer) and kernel is not None and kernel.geometry != Geometry():
         note = "one orthogonal matrix for the whole kernel, not one per block"
-    return kinds.Orthogonal(gain=number, seed=seed), note
+    class_name, arguments = built_in(number)
+    return getattr(keras.initializers, class_name)(**arguments, seed=seed), note
+
+
+def _is_orthogonal(initializer: Any) -> bool:
+    return LAWS[initializer.law].fill is None

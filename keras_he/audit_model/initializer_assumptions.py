@@ -15,23 +15,10 @@ from keras_he.initializers.activation_argument import read_activation
 from keras_he.initializers.kaiming import Kaiming
 from keras_he.initializers.names import meanings
 from keras_he.layers.variables import Slot, initializer_attribute
-from keras_he.sampling.laws import TRUNCATED_STD
+from keras_he.sampling.laws import LAWS, TRUNCATED_STD, LawName
 from keras_he.theory.activations import Activation
 from keras_he.theory.kernel_geometry import DEFAULTS, Fans, geometry_fans
 from keras_he.theory.standard_deviation import standard_deviation
-
-_SUFFIXES = {
-    "normal": "",
-    "uniform": "_uniform",
-    "truncated_normal": "_truncated",
-    "orthogonal": "_orthogonal",
-}
-_CLASSES = {
-    "normal": "KaimingNormal",
-    "uniform": "KaimingUniform",
-    "truncated_normal": "KaimingTruncatedNormal",
-    "orthogonal": "KaimingOrthogonal",
-}
 
 
 class Claim(NamedTuple):
@@ -55,7 +42,7 @@ class Claim(NamedTuple):
     mode: str = "fan_in"
     gain: float | None = None
     activation: Activation | None = None
-    law: str = "normal"
+    law: LawName = "normal"
 
 
 def claim(slot: Slot) -> Claim | None:
@@ -174,7 +161,7 @@ def written(
         fits: Whether the axes of an einsum kernel are left out, since Keras gives them.
     """
     mode = mode or claimed.mode
-    suffix = _SUFFIXES[claimed.law] + ("" if mode == "fan_in" else f"_{mode}")
+    suffix = LAWS[claimed.law].suffix + ("" if mode == "fan_in" else f"_{mode}")
     geometry = _differences(slot, fits=fits or _knows_axes())
     kinds = dict(geometry)
     if kinds.get("geometry") == "depthwise" and mode == "fan_in":
@@ -195,7 +182,7 @@ def written(
     if activation.name and not _is_default_slope(activation):
         arguments.append(f"negative_slope={activation.negative_slope:.6g}")
     arguments += [f"{key}={value!r}" for key, value in kinds.items()]
-    made = f"keras_he.{_CLASSES[claimed.law]}({', '.join(arguments)})".replace("'", '"')
+    made = f"keras_he.{LAWS[claimed.law].class_name}({', '.join(arguments)})".replace("'", '"')
     return f"{claimed.attribute}={made}"
 
 

@@ -1,14 +1,14 @@
 """Whole models: one call that gives every kernel the right scale, and tells what it did."""
 
 import secrets
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
 from keras_he.errors import KerasHeError, did_you_mean, invalid
 from keras_he.initialize_model.measure import Settings
 from keras_he.initialize_model.plan import Plan, follows, make_plan
-from keras_he.initialize_model.planned_variable import LAWS, Entry, seed_of
+from keras_he.initialize_model.planned_variable import Entry, seed_of
 from keras_he.initialize_model.write import apply, assignments, reproduced
 from keras_he.notes import Note
 from keras_he.passes.forward import watched
@@ -17,8 +17,9 @@ from keras_he.passes.model_checks import Progress, check_model, survey_of
 from keras_he.passes.preceding_activation import activation_name, moments_in_front
 from keras_he.reports.data import Row, gradient_spread
 from keras_he.reports.report import Report
+from keras_he.sampling.laws import LawName, law_named
 from keras_he.theory.kernel_geometry import integer
-from keras_he.theory.standard_deviation import checked_mode
+from keras_he.theory.standard_deviation import Mode, checked_mode
 
 _UNSAFE = 10.0  # factor over the whole depth from which on an error of the signal is told
 
@@ -27,12 +28,11 @@ def initialize(
     model: keras.Model,
     data: Any = None,
     *,
-    mode: str = "fan_in",
-    law: str = "normal",
+    mode: Mode = "fan_in",
+    law: LawName = "normal",
     seed: int | None = None,
-    residual: str | None = "depth",
-    scheme: str = "he",
-    statistics: str = "batch",
+    residual: Literal["depth"] | None = "depth",
+    statistics: Literal["batch", "initial"] = "batch",
     only: Any = None,
     skip: Any = None,
     dry_run: bool = False,
@@ -53,14 +53,14 @@ def initialize(
             of the activation in front.
         mode: `"fan_in"` keeps the signal's second moment, `"fan_out"` the gradient's through
             rectifiers, `"fan_avg"` the mean of both conditions.
-        law: `"normal"`, `"uniform"`, `"truncated_normal"` or `"orthogonal"`. The recurrent kernels
-            of recurrent layers are orthogonal, one block per gate, under every law.
+        law: Law of the values, by the name of its class: `"truncated_normal"` is that of
+            `KaimingTruncatedNormal`. Recurrent kernels of recurrent layers are orthogonal, one
+            block per gate, under every law.
         seed: An integer of at least 0. Each variable's own seed follows from it and from where the
             variable stands. `None` draws one, which the report tells.
         residual: `"depth"` scales the last kernel of each branch that a sum adds to a trunk by `1 /
             sqrt(n)`, with `n` the number of sums on that trunk, and by `1 / n` if the branch ends
             in an activation, whose mean adds up; `None` leaves it at 1.
-        scheme: `"he"`, the only one there is.
         statistics: `"batch"` gives moving statistics the values of the batch, so that training and
             inference start from the same signal; `"initial"` makes them again, 0 and 1.
         only: Paths of variables to set: a shell pattern, for a variable or a layer it is in,
@@ -89,8 +89,7 @@ def initialize(
         arXiv:1511.06422, for measuring it; Zhang et al. (2019), arXiv:1901.09321, and De and Smith
         (2020), arXiv:2002.10444, for the depth of residual networks.
     """
-    settings = Settings(_one_of("law", law, tuple(LAWS)), checked_mode(mode))
-    _one_of("scheme", scheme, ("he",))
+    settings = Settings(law_named(law).name, checked_mode(mode))
     _one_of("residual", residual, ("depth", None))
     _one_of("statistics", statistics, ("batch", "initial"))
     seed = _checked_seed(seed)

@@ -28,6 +28,8 @@ from keras_he.passes.output_checks import check_output
 from keras_he.passes.preceding_activation import analytic_gain
 from keras_he.passes.special_layers import SEPARABLE, all_steps, depthwise_half
 from keras_he.passes.tensor_origins import Origin, Trace
+from keras_he.sampling.laws import LawName
+from keras_he.theory.standard_deviation import Mode
 
 _LINEAR = 0.05  # by which a second moment may miss the square of its kernel's gain
 
@@ -35,8 +37,8 @@ _LINEAR = 0.05  # by which a second moment may miss the square of its kernel's g
 class Settings(NamedTuple):
     """What holds for every kernel of a plan."""
 
-    law: str
-    mode: str
+    law: LawName
+    mode: Mode
 
 
 @dataclass

@@ -11,10 +11,9 @@ from keras_he.backend.sharding import layout_of
 from keras_he.initializers.kaiming import CLASSES, Kaiming, KaimingOrthogonal
 from keras_he.layers.variables import Slot
 from keras_he.notes import NO_NOTE, Note
+from keras_he.sampling.laws import LawName
 from keras_he.theory.kernel_geometry import DEFAULTS, Fans, geometry_fans
-from keras_he.theory.standard_deviation import standard_deviation
-
-LAWS = {cls.law: cls for cls in CLASSES}
+from keras_he.theory.standard_deviation import Mode, standard_deviation
 
 
 @dataclass(eq=False)
@@ -82,16 +81,16 @@ class Entry:
         self.order = None
         self.moments.clear()
 
-    def initializer(self, law: str, mode: str, gain: float, *, seeded: bool = True) -> Kaiming:
+    def initializer(self, law: LawName, mode: Mode, gain: float, *, seeded: bool = True) -> Kaiming:
         """Returns the initializer of this kernel with a gain; the same one for the same."""
         asked = (law, mode, gain, seeded)
         if self._made is None or self._made[0] != asked:
-            cls = KaimingOrthogonal if self.recurrent else LAWS[law]
+            cls = KaimingOrthogonal if self.recurrent else CLASSES[law]
             seed = self.seed if seeded else None
             self._made = (asked, cls(mode=mode, gain=gain, seed=seed, **_arguments(self.slot)))
         return self._made[1]
 
-    def draw(self, law: str, mode: str, gain: float) -> Any:
+    def draw(self, law: LawName, mode: Mode, gain: float) -> Any:
         """Returns the kernel's values under a gain."""
         variable = self.slot.variable
         initializer = self.initializer(law, mode, gain)

@@ -23,10 +23,10 @@ from keras_he.theory.activations import (
     with_slope,
 )
 from keras_he.theory.quadrature import moments_of
-from keras_he.theory.standard_deviation import checked_mode
+from keras_he.theory.standard_deviation import Mode, checked_mode
 
 
-def gain(activation: Any, *, negative_slope: Any = None, mode: str = "fan_in") -> float:
+def gain(activation: Any, *, negative_slope: Any = None, mode: Mode = "fan_in") -> float:
     """Returns the gain of an activation: the factor over `1 / sqrt(fan)` in a kernel's std.
 
     | mode | gain |

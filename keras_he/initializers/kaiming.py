@@ -1,4 +1,4 @@
-"""The Keras initializers: one class per law, all of them `VarianceScaling` by another variance.
+"""The Keras initializers: one class per law, all of them `VarianceScaling` with other variances.
 
 They subclass `keras.initializers.VarianceScaling` because Keras gives the axes of einsum kernels
 (`EinsumDense`, attention) to its subclasses only. A config holds what is not the default: a known
@@ -16,13 +16,14 @@ from keras_he.backend.sharding import as_computed, to_sharded
 from keras_he.backend.tensors import empty, is_tracing, to_tensor, untraced
 from keras_he.errors import did_you_mean, invalid
 from keras_he.initializers.activation_argument import read_activation
+from keras_he.sampling.laws import LAWS, LawName, law_named
 from keras_he.sampling.orthogonal import draw_orthogonal, largest_element
 from keras_he.sampling.regions import WHOLE, Part, cut_region, draw_region, empty_region
-from keras_he.sampling.stream import FURTHEST, STORAGE, Seed, check_std
+from keras_he.sampling.stream import STORAGE, Seed, check_std
 from keras_he.theory import kernel_geometry as geometries
 from keras_he.theory.activations import gain as moments_gain
 from keras_he.theory.quadrature import Moments
-from keras_he.theory.standard_deviation import checked_mode, standard_deviation
+from keras_he.theory.standard_deviation import Mode, checked_mode, standard_deviation
 
 _LONGEST_LIST = 64  # NumPy arrays have no more axes
 _LARGEST_SEED = 2**128 - 1  # what the generator's key takes in whole
@@ -32,18 +33,18 @@ _CONFIG_KEYS = ("activation", "negative_slope", "gain", "seed", *_DEFAULTS)
 
 
 class Kaiming(keras.initializers.VarianceScaling):
-    """What the initializers share: everything but the law. Use one of its subclasses."""
+    """Everything that the initializers share, except the law. Use one of its subclasses."""
 
-    law: ClassVar[str]
+    law: ClassVar[LawName]
 
     def __init__(
         self,
         activation: Any = None,
-        mode: str = "fan_in",
+        mode: Mode = "fan_in",
         *,
         gain: float | None = None,
         negative_slope: float | Sequence[float] | None = None,
-        geometry: str | None = None,
+        geometry: geometries.GeometryKind | None = None,
         strides: int | Sequence[int] = 1,
         groups: int = 1,
         gates: int = 1,
@@ -51,7 +52,7 @@ class Kaiming(keras.initializers.VarianceScaling):
         input_axes: Sequence[int] | None = None,
         output_axes: Sequence[int] | None = None,
     ) -> None:
-        """Takes how the signal passes the kernel; the kernel's shape comes with the call.
+        """Takes how the layer uses the kernel; the kernel's shape comes with the call.
 
         Args:
             activation: The function whose gain the kernel compensates for: the activation that
@@ -60,7 +61,7 @@ class Kaiming(keras.initializers.VarianceScaling):
                 element by element; `None` is `"relu"`.
             mode: `"fan_in"` keeps the signal's second moment, `"fan_out"` the gradient's,
                 `"fan_avg"` the mean of both conditions.
-            gain: A number above 0 in place of the activation's gain.
+            gain: A number above 0, instead of the activation's gain.
             negative_slope: Slope of `"leaky_relu"` (0.2 unless given) or `"prelu"` (0.25) below
                 zero: a number, or one per channel, which count by their root mean square.
             geometry: How the kernel is used: `None` (dense or convolution), `"depthwise"` or
@@ -71,8 +72,8 @@ class Kaiming(keras.initializers.VarianceScaling):
             seed: An integer from 0 to 2**128 - 1, or a `keras.random.SeedGenerator`. With an
                 integer, or with none, every call for one shape returns the same values; a
                 generator moves on with each call.
-            input_axes: Axes of the kernel that are summed over, together with `output_axes` in
-                place of `geometry`, `strides`, `groups` and `gates`. `EinsumDense` and attention
+            input_axes: Axes of the kernel that are summed over. Together with `output_axes`, they
+                replace `geometry`, `strides`, `groups` and `gates`. `EinsumDense` and attention
                 set both by themselves (Keras 3.15 and newer).
             output_axes: Axes of the kernel that are new in the output.
 
@@ -90,7 +91,7 @@ class Kaiming(keras.initializers.VarianceScaling):
             found = read_activation(activation, negative_slope)
             self.gain = moments_gain(found.moments, mode)
             self.activation, self.negative_slope = found.name, found.negative_slope
-            # Where there is no name for the config, its gain is all that is kept.
+            # Without a name, the config keeps only the gain.
             self._factor: float | Moments = self.gain if found.name is None else found.moments
         else:
             _refuse_beside_gain(activation, negative_slope)
@@ -98,7 +99,8 @@ class Kaiming(keras.initializers.VarianceScaling):
         super().__init__(
             scale=self.gain**2, mode=mode, distribution="untruncated_normal", seed=seed
         )
-        self.distribution = "untruncated_normal" if self.law == "normal" else self.law
+        law = law_named(self.law).name
+        self.distribution = "untruncated_normal" if law == "normal" else law
         self.geometry, strides, self.groups, self.gates, *axes = self.kernel_geometry
         self.strides = strides[0] if len(strides) == 1 else strides
         self.input_axes, self.output_axes = axes  # Keras before 3.15 has no such arguments
@@ -111,7 +113,7 @@ class Kaiming(keras.initializers.VarianceScaling):
             shape: Shape of the kernel, as the layer stores it.
             dtype: `"float16"`, `"bfloat16"`, `"float32"` or `"float64"`; `None` is
                 `keras.config.floatx()`. Values are drawn in float32 and rounded last.
-            layout: How the kernel lies on several devices, on JAX: a
+            layout: How the kernel is divided among several devices, on JAX: a
                 `keras.distribution.TensorLayout` or a `jax.sharding.Sharding`. Keras gives it
                 under a `keras.distribution` (Keras 3.15 and newer). It changes no value.
 
@@ -140,8 +142,8 @@ class Kaiming(keras.initializers.VarianceScaling):
         return standard_deviation(self._factor, fans, self.mode)
 
     def _furthest(self, shape: tuple[int, ...]) -> float:
-        """Returns how many standard deviations a value can be away from 0."""
-        return FURTHEST
+        """Returns the largest distance of a value from 0, in standard deviations."""
+        return LAWS[self.law].furthest
 
     def _draw(self, shape: tuple[int, ...], std: float, key: Seed, dtype: str) -> Part:
         """Returns the function that returns any region of the kernel."""
@@ -195,9 +197,9 @@ class KaimingNormal(Kaiming):
     Keras' `he_normal` is the truncated law, for ReLU and fan-in only, and miscounts the fans of
     depthwise, transposed, grouped and gated kernels.
 
-    As a string: `"he_relu"`, `"he_prelu"` (slope 0.25; Keras' `PReLU()` starts at slope 0 and
-    wants `"he_relu"`), `"he_leaky_relu"` (slope 0.2; Keras' `LeakyReLU()` has 0.3 and wants
-    `KaimingNormal(keras.layers.LeakyReLU())`), and the others in `keras_he.names()`.
+    As a string: `"he_relu"`; `"he_prelu"` (slope 0.25; Keras' `PReLU()` starts at slope 0: use
+    `"he_relu"`); `"he_leaky_relu"` (slope 0.2; Keras' `LeakyReLU()` has 0.3: use
+    `KaimingNormal(keras.layers.LeakyReLU())`); and the others in `keras_he.names()`.
 
     Example:
         >>> import keras, keras_he
@@ -247,11 +249,12 @@ class KaimingTruncatedNormal(Kaiming):
 class KaimingOrthogonal(Kaiming):
     """Draws orthogonal kernels whose elements have the mean square `(gain / sqrt(fan))²`.
 
-    A kernel is a matrix from what one output unit sums over to the output channels, `Q·std·sqrt(n)`
-    with `n` the longer of its sides; depthwise kernels have one per channel, grouped ones one per
-    group, and recurrent ones one per gate. Unlike `keras.initializers.Orthogonal`, it follows the
-    fans: `gain=1` keeps the second moment of a linear layer also where it widens. It is drawn as a
-    whole, also where a process holds but a part of it.
+    A kernel is a matrix `Q·std·sqrt(n)`, with `n` its longer side. Its rows are the inputs of one
+    output unit, its columns the output channels. Depthwise kernels have one matrix per channel,
+    grouped kernels one per group, and recurrent kernels one per gate. Unlike
+    `keras.initializers.Orthogonal`, it follows the fans: `gain=1` keeps the second moment of a
+    linear layer that has more outputs than inputs, too. It is always drawn as a whole, also if a
+    process holds only a part of it.
 
     As a string: `"he_relu_orthogonal"`, `"he_prelu_orthogonal"`, and so on.
 
@@ -270,8 +273,8 @@ class KaimingOrthogonal(Kaiming):
         return partial(cut_region, kernel)
 
 
-CLASSES = (KaimingNormal, KaimingUniform, KaimingTruncatedNormal, KaimingOrthogonal)
-for _class in CLASSES:
+CLASSES: dict[str, type[Kaiming]] = {cls.law: cls for cls in Kaiming.__subclasses__()}
+for _class in CLASSES.values():
     _class.__module__ = "keras_he"  # where users, pickles and saved files find it
 
 
@@ -284,7 +287,7 @@ def _key(seed: Any, layout: Any) -> Seed:
             "seed",
             "an integer or None where shapes are inferred or code is compiled",
             seed,
-            "Or call the model once on a batch before `fit`: its kernels are made then.",
+            "Or call the model once on a batch before `fit`, which creates its kernels.",
         )
     with as_computed(layout):
         words = keras.ops.convert_to_numpy(seed.next())
@@ -327,7 +330,7 @@ def _generator(serialized: Mapping[str, Any], accepted: str) -> keras.random.See
 def _checked_gain(gain: Any) -> float:
     try:
         number = np.asarray(gain)
-    except (TypeError, ValueError, RuntimeError):  # of tensors that have no numbers here
+    except (TypeError, ValueError, RuntimeError):  # tensors without values, such as symbolic ones
         number = np.asarray(None)
     real = number.dtype.kind in "iuf" or number.dtype.name == "bfloat16"
     value = float(number) if number.ndim == 0 and real else 0.0
@@ -345,7 +348,7 @@ def _refuse_beside_gain(activation: Any, negative_slope: Any) -> None:
                 argument,
                 "None where `gain` is given",
                 value,
-                "A gain takes the activation's place: give one or the other.",
+                "A gain replaces the activation: give one or the other.",
             )
 
 

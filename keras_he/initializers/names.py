@@ -11,33 +11,21 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from keras_he.errors import did_you_mean, invalid
+from keras_he.sampling.laws import LAWS
 from keras_he.theory import activations
 
-# The class of each law.
-CLASS_NAMES = {
-    "normal": "KaimingNormal",
-    "uniform": "KaimingUniform",
-    "truncated_normal": "KaimingTruncatedNormal",
-    "orthogonal": "KaimingOrthogonal",
-}
-_LAWS = {
-    "": "normal",
-    "_uniform": "uniform",
-    "_truncated": "truncated_normal",
-    "_orthogonal": "orthogonal",
-}
 _MODES = {"": {}, "_fan_out": {"mode": "fan_out"}, "_fan_avg": {"mode": "fan_avg"}}
 _GEOMETRIES = {"": {}, "_depthwise": {"geometry": "depthwise"}}
 # Strings without a grammar: ReLU and fan-in.
 _PLAIN = {
-    "kaiming_normal": CLASS_NAMES["normal"],
-    "kaiming_uniform": CLASS_NAMES["uniform"],
-    **{name: name for name in CLASS_NAMES.values()},
+    "kaiming_normal": LAWS["normal"].class_name,
+    "kaiming_uniform": LAWS["uniform"].class_name,
+    **{law.class_name: law.class_name for law in LAWS.values()},
 }
 
 
 class Meaning(NamedTuple):
-    """What a string stands for: a class, and the arguments that the string gives to it."""
+    """What a string stands for: a class and its arguments."""
 
     class_name: str
     arguments: dict[str, Any]
@@ -47,10 +35,12 @@ class Meaning(NamedTuple):
 def meanings() -> dict[str, Meaning]:
     """Returns every string with its meaning; the name of a class means the class itself."""
     table = {
-        f"he_{name}{law}{mode}{geometry}": Meaning(
-            CLASS_NAMES[_LAWS[law]], {"activation": name, **_MODES[mode], **_GEOMETRIES[geometry]}
+        f"he_{name}{law.suffix}{mode}{geometry}": Meaning(
+            law.class_name, {"activation": name, **_MODES[mode], **_GEOMETRIES[geometry]}
         )
-        for name, law, mode, geometry in product(activations.NAMES, _LAWS, _MODES, _GEOMETRIES)
+        for name, law, mode, geometry in product(
+            activations.NAMES, LAWS.values(), _MODES, _GEOMETRIES
+        )
     }
     return table | {name: Meaning(class_name, {}) for name, class_name in _PLAIN.items()}
 
@@ -63,7 +53,8 @@ class _AllNames(tuple[str, ...]):
     def __repr__(self) -> str:
         rows = {
             "<activation>": ", ".join(activations.NAMES),
-            "<law>": f"{', '.join(filter(None, _LAWS))}; left out: the normal law",
+            "<law>": f"{', '.join(law.suffix for law in LAWS.values() if law.suffix)}; "
+            "left out: the normal law",
             "<mode>": f"{', '.join(filter(None, _MODES))}; left out: fan_in",
             "_depthwise": "for the kernel of a depthwise convolution",
         }
@@ -88,8 +79,8 @@ class _AllNames(tuple[str, ...]):
 def names(pattern: str | None = None) -> tuple[str, ...]:
     """Returns the strings that a layer accepts as an initializer once keras_he is imported.
 
-    The grammar is `he_<activation>`, then `_uniform`, `_truncated` or `_orthogonal`, then
-    `_fan_out` or `_fan_avg`, then `_depthwise`; each part but the first may be left out.
+    The grammar is `he_<activation>`, then a law such as `_uniform`, then `_fan_out` or `_fan_avg`,
+    then `_depthwise`; each part but the first may be left out.
     `kaiming_normal`, `kaiming_uniform` and the class names are for ReLU and fan-in, as in torch.
 
     A string does not know its layer. A grouped or transposed convolution needs the class and its

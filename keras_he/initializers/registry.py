@@ -25,7 +25,7 @@ from keras_he.errors import did_you_mean, invalid
 from keras_he.initializers.kaiming import CLASSES, Kaiming
 from keras_he.initializers.names import meanings, names
 
-_LAWS: dict[str, type[Kaiming]] = {cls.__name__: cls for cls in CLASSES}
+_CLASSES: dict[str, type[Kaiming]] = {cls.__name__: cls for cls in CLASSES.values()}
 _PACKAGE = "keras_he"
 
 
@@ -33,7 +33,7 @@ _PACKAGE = "keras_he"
 def aliases() -> dict[str, type[Kaiming]]:
     """Returns the class that Keras gets for every string."""
     return {
-        name: _alias(name, _LAWS[class_name], arguments) if arguments else _LAWS[class_name]
+        name: _alias(name, _CLASSES[class_name], arguments) if arguments else _CLASSES[class_name]
         for name, (class_name, arguments) in meanings().items()
     }
 
@@ -125,7 +125,8 @@ def get(identifier: Any) -> Kaiming:
 
 def _class_of(name: Any) -> type[Kaiming]:
     bare = name.removeprefix(f"{_PACKAGE}>") if isinstance(name, str) else name
-    if not isinstance(bare, str) or bare not in aliases() or (bare != name and bare not in _LAWS):
+    known = aliases() if bare == name else _CLASSES  # only classes have the package's prefix
+    if not isinstance(bare, str) or bare not in known:
         raise _unknown(name)
     return aliases()[bare]
 
@@ -169,7 +170,7 @@ def register() -> None:
         KaimingNormal(activation='prelu', negative_slope=0.25)
     """
     ours: dict[str, type[Kaiming]] = dict(aliases())
-    ours |= {f"{_PACKAGE}>{name}": cls for name, cls in _LAWS.items()}
+    ours |= {f"{_PACKAGE}>{name}": cls for name, cls in _CLASSES.items()}
     taken = _put(keras.saving.get_custom_objects(), ours)
     if not _resolves():
         table = built_in_initializers()

@@ -1,4 +1,6 @@
-"""The laws of the weights as inverse distribution functions of 32-bit words.
+"""The laws of the weights: one record each, and their inverse distribution functions of words.
+
+`LAWS` is the only table of laws: strings, classes, arguments, audits and `make_portable` read it.
 
 A word is read as a number `u` in [-1, 1], and its value under a law is the quantile of probability
 `(1 + u) / 2`. Only `+ - * /`, the square root, conversions and `frexp` are used, which IEEE 754
@@ -14,11 +16,13 @@ wait for one another there. Constants that are arrays already, and outputs by po
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy import absolute, add, copysign, divide, frexp, multiply, sqrt, subtract
 from numpy.typing import NDArray
+
+from keras_he.errors import did_you_mean, invalid
 
 Words = NDArray[np.int32]
 Values = NDArray[np.float32]
@@ -26,18 +30,19 @@ Constants = list[NDArray[Any]]
 
 
 class Fill(NamedTuple):
-    """A law of a standard deviation, as what makes values of words.
+    """Computes the values of words under a law of one standard deviation.
 
-    `centre` fills values from as many words, with room for two arrays of their length; it returns
-    the indices of those that it leaves to `tail`, or None. `tail` takes many steps for the values
-    of few words, so it is worth collecting them first.
+    Attributes:
+        centre: Takes words, the array of their values, and room for two more such arrays. Fills the
+            values, and returns the indices of those that it leaves to `tail`, or `None`.
+        tail: Returns the values of words. It is slow, so its words are collected first.
     """
 
     centre: Callable[[Words, Values, NDArray[np.float32]], NDArray[np.intp] | None]
     tail: Callable[[Words], Values] = lambda words: np.empty(0, np.float32)
 
     def __call__(self, words: Words, values: Values, scratch: NDArray[np.float32]) -> None:
-        """Fills values from as many words, with room for two arrays of their length."""
+        """Fills all values, those of the tail too."""
         outer = self.centre(words, values, scratch)
         if outer is not None:
             values[outer] = self.tail(words[outer])
@@ -209,3 +214,78 @@ def _tail(words: Words) -> Any:
     subtract(cell, _FIRST_CELL, cell)
     _polynomial(_CUBICS.take(cell, 1), x, value)
     return copysign(value, centred, value)
+
+
+LawName = Literal["normal", "uniform", "truncated_normal", "orthogonal"]
+
+
+class Law(NamedTuple):
+    """What the package knows of a law.
+
+    Attributes:
+        name: The name that `initialize(law=...)` takes.
+        suffix: What it adds to a string: `he_relu_uniform`.
+        class_name: The name of its class in `initializers.kaiming`.
+        fill: Returns the `Fill` of a standard deviation. `None`: the law is drawn as orthogonal
+            matrices, see `sampling.orthogonal`.
+        built_in: Returns the class name and the arguments of the initializer of Keras that draws
+            this law with a standard deviation (with a gain, of orthogonal matrices). `None`: Keras
+            has none.
+        furthest: No value is further from 0 than so many standard deviations.
+    """
+
+    name: LawName
+    suffix: str
+    class_name: str
+    fill: Callable[[float], Fill] | None
+    built_in: Callable[[float], tuple[str, dict[str, float]]] | None
+    furthest: float = 6.4
+
+
+def _keras_uniform(std: float) -> tuple[str, dict[str, float]]:
+    limit = math.sqrt(3.0) * std
+    return "RandomUniform", {"minval": -limit, "maxval": limit}
+
+
+LAWS: dict[LawName, Law] = {
+    law.name: law
+    for law in (
+        Law(
+            "normal",
+            suffix="",
+            class_name="KaimingNormal",
+            fill=normal,
+            built_in=lambda std: ("RandomNormal", {"stddev": std}),
+        ),
+        Law(
+            "uniform",
+            suffix="_uniform",
+            class_name="KaimingUniform",
+            fill=uniform,
+            built_in=_keras_uniform,
+        ),
+        Law(
+            "truncated_normal",
+            suffix="_truncated",
+            class_name="KaimingTruncatedNormal",
+            fill=truncated_normal,
+            built_in=lambda std: ("TruncatedNormal", {"stddev": std / TRUNCATED_STD}),
+        ),
+        Law(
+            "orthogonal",
+            suffix="_orthogonal",
+            class_name="KaimingOrthogonal",
+            fill=None,
+            built_in=lambda gain: ("Orthogonal", {"gain": gain}),
+        ),
+    )
+}
+
+
+def law_named(name: object) -> Law:
+    """Returns the law of a name, or raises the error that names all laws."""
+    for known in LAWS.values():
+        if isinstance(name, str) and name == known.name:
+            return known
+    listed = ", ".join(repr(known) for known in LAWS)
+    raise invalid("law", f"one of {listed}", name, did_you_mean(name, LAWS))

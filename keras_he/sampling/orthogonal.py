@@ -1,9 +1,9 @@
 """Random orthogonal kernels: the one law that is drawn as a whole, not element by element.
 
 Each matrix of a kernel's stack (one, or one per channel, group or gate) is Q of the QR
-decomposition of a normal draw, with the signs fixed by R's diagonal: without that the matrices are
-not uniform over the orthogonal group, for LAPACK's signs follow the algorithm. QR runs in float64
-and the result is rounded to float32, so that it hardly depends on the LAPACK in use.
+decomposition of a normal draw. The diagonal of R fixes the signs: LAPACK's depend on its algorithm,
+and the matrices would not be uniform over the orthogonal group. QR runs in float64 and the result
+is rounded to float32, so that it hardly depends on the LAPACK in use.
 """
 
 import math
@@ -28,15 +28,9 @@ def draw_orthogonal(
     """Returns a kernel whose matrices have orthogonal columns (tall) or rows (wide).
 
     The columns (rows) are of equal length, such that the mean square of the elements is `std²`:
-    a tall matrix is `Q · std · sqrt(rows)`, a wide one `Q · std · sqrt(columns)`.
-
-    Args:
-        matrices: How the kernel is a stack of matrices.
-        shape: Shape of the kernel, with no axis of length 0.
-        std: Root mean square of the elements.
-        seed: As in `keras_he.sampling.stream.draw`.
-        dtype: As in `keras_he.sampling.stream.draw`.
-        threads: Threads of the normal draw. The QR decomposition has LAPACK's.
+    a tall matrix is `Q · std · sqrt(rows)`, a wide one `Q · std · sqrt(columns)`. No axis of the
+    kernel has length 0. `seed`, `dtype` and `threads` are those of `keras_he.sampling.stream.draw`;
+    LAPACK chooses the threads of the QR decomposition by itself.
 
     Reference:
         Saxe et al. (2014), arXiv:1312.6120; Mezzadri (2007), arXiv:math-ph/0609050, on the signs.
@@ -58,7 +52,7 @@ def draw_orthogonal(
 
 
 def largest_element(matrices: Matrices) -> float:
-    """Returns the largest value there can be, in units of `std`: one that is a whole column."""
+    """Returns the largest possible value in units of `std`: a column with one nonzero element."""
     _, rows, columns = _sizes(matrices)
     return math.sqrt(max(rows, columns))
 

@@ -1,9 +1,9 @@
-"""A part of an array, drawn without the rest: what one device of several holds.
+"""A part of an array, drawn without the rest: what one of several devices holds.
 
-Elements are addressed as in `stream`, so a region has the values that it has in the whole array,
-and only its own elements are drawn. What lies together in it is a run, whose words are read at
-once; from one run to the next the generator jumps, or reads on through the words between, where
-these are so few that a jump would take longer.
+Elements are addressed as in `stream`, so a region has the same values as in the whole array, and
+only its own elements are drawn. Elements that are neighbours in memory form a run, whose words are
+read at once. From one run to the next the generator jumps; where only few words are between them,
+it reads those too, because a jump takes longer.
 """
 
 import math
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_he.sampling.laws import Words
+from keras_he.sampling.laws import Words, law_named
 from keras_he.sampling.stream import (
     STORAGE,
     Memory,
@@ -48,22 +48,12 @@ def draw_region(
 ) -> NDArray[Any]:
     """Returns `draw(law, shape, std, seed, dtype)[region]`, and draws nothing else.
 
-    Args:
-        law: As in `keras_he.sampling.stream.draw`.
-        shape: Shape of the whole array.
-        region: A slice of step 1 for each axis; an axis that is left out is whole.
-        std: As in `keras_he.sampling.stream.draw`.
-        seed: As in `keras_he.sampling.stream.draw`.
-        dtype: As in `keras_he.sampling.stream.draw`.
-        threads: As in `keras_he.sampling.stream.draw`.
-        memory: As in `keras_he.sampling.stream.draw`.
-
-    Raises:
-        InvalidArgument: If values of this `std` do not fit into `dtype`.
+    `shape` is that of the whole array. A region is a slice of step 1 for each axis. The other
+    arguments and the errors are those of `keras_he.sampling.stream.draw`.
     """
     if region == WHOLE or limits(shape, region) == limits(shape, WHOLE):
         return draw(law, shape, std, seed, dtype, threads, memory)
-    check_std(std, dtype)
+    check_std(std, dtype, law_named(law).furthest)
     values = empty_region(shape, region, dtype, memory)
     if values.size:
         make_reader = partial(_region_reader, seed, shape, _runs(shape, region))
@@ -72,7 +62,7 @@ def draw_region(
 
 
 def cut_region(array: NDArray[Any], region: Region) -> NDArray[Any]:
-    """Returns a region of an array that was drawn as a whole: itself, or a copy of a part."""
+    """Returns a region of an array that was drawn as a whole: the array, or a copy of a part."""
     values = array[region]
     if values.shape == array.shape:
         return array
@@ -89,14 +79,14 @@ def empty_region(
 
 
 def limits(shape: Sequence[int], region: Region) -> tuple[tuple[int, int], ...]:
-    """Returns the first index of a region along each axis, and the one after its last."""
+    """Returns, for each axis, the first index of a region and the index after its last."""
     bounds = [part.indices(size) for part, size in zip(region, shape, strict=False)]
     cut = [(start, max(start, stop)) for start, stop, _ in bounds]
     return (*cut, *((0, size) for size in shape[len(cut) :]))
 
 
 class _Runs(NamedTuple):
-    """Where the runs of a region are: `length` elements at a time, `counts` times over axes."""
+    """The runs of a region: `length` elements each, `counts` of them along the outer axes."""
 
     length: int
     first: int
@@ -104,9 +94,9 @@ class _Runs(NamedTuple):
     strides: tuple[int, ...]
 
     def pieces(self, first: int, count: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Returns where in the whole array `count` elements of the region are, from `first` on.
+        """Returns where `count` elements of the region, from `first` on, are in the whole array.
 
-        They are pieces of runs: the place of the first element of each, and its length.
+        They are pieces of runs; each is given by the index of its first element and its length.
         """
         begin, end = first // self.length, -(-(first + count) // self.length)
         starts = np.full(end - begin, self.first)
@@ -126,7 +116,7 @@ def _runs(shape: Sequence[int], region: Region) -> _Runs:
     bounds = limits(shape, region)
     strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
     cut = [axis for axis, bound in enumerate(bounds) if bound != (0, shape[axis])]
-    # The last axis that is cut, and all that is behind it, are one run.
+    # The last axis that is cut and all axes after it form one run.
     outer = cut[-1] if cut else 0
     return _Runs(
         length=math.prod(stop - start for start, stop in bounds[outer:]),
@@ -137,13 +127,13 @@ def _runs(shape: Sequence[int], region: Region) -> _Runs:
 
 
 def _region_reader(seed: Seed, shape: Sequence[int], runs: _Runs) -> Reader:
-    """Returns a function that reads the words of a region, as if there were no others."""
+    """Returns a function that reads the words of a region, numbered from 0."""
     read = word_reader(seed, shape)
     return lambda first, count: _words(read, *runs.pieces(first, count))
 
 
 def _words(read: Reader, starts: NDArray[Any], lengths: NDArray[Any]) -> Words:
-    """Returns the words of pieces, one after the other."""
+    """Returns the words of pieces, joined."""
     if len(starts) == 1:
         return read(int(starts[0]), int(lengths[0]))
     ends = np.cumsum(lengths)

@@ -1,10 +1,10 @@
 """Random arrays, addressed by element: the only random stage of keras_he.
 
-Element `i`, in row-major order, is the quantile of the `i`-th 32-bit word of one generator keyed by
-the seed and the shape. So a value depends on the seed, the shape and the law alone: not on the
-backend, the number of threads, the dtype (drawn in float32, rounded last), or what was drawn
-before. Two shapes under one seed are independent streams. A change of any value that a seed
-produces is a *Numbers* entry in the change log.
+Element `i`, in row-major order, is the quantile of the `i`-th 32-bit word of one generator, which
+the seed and the shape key. So a value depends on the seed, the shape and the law only. It does not
+depend on the backend, the number of threads, the dtype (values are drawn in float32 and rounded
+last), or earlier draws. Two shapes under one seed are independent streams. A change of any value
+that a seed produces is a *Numbers* entry in the change log.
 """
 
 import math
@@ -20,13 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_he.errors import invalid
-from keras_he.sampling import laws
+from keras_he.sampling.laws import Fill, Words, law_named
 
-FILLS: dict[str, Callable[[float], laws.Fill]] = {
-    "normal": laws.normal,
-    "uniform": laws.uniform,
-    "truncated_normal": laws.truncated_normal,
-}
 # What a dtype is stored in. NumPy has no bfloat16: its bits are returned as uint16.
 STORAGE: dict[str, type[np.generic]] = {
     "float16": np.float16,
@@ -37,18 +32,27 @@ STORAGE: dict[str, type[np.generic]] = {
 LARGEST = {"float16": 65504.0, "bfloat16": 3.3e38, "float32": 3.4e38, "float64": 3.4e38}
 
 THREADS_VARIABLE = "KERAS_HE_NUM_THREADS"
-ALIGNMENT = 64  # bytes; what TensorFlow and JAX ask of memory that they take over
+ALIGNMENT = 64  # bytes; TensorFlow and JAX require it of memory that they take over
 
 # Elements whose arithmetic stays in a core's cache. With fewer, threads wait more for each other.
 _CHUNK = 2**17
-_BLOCK = 2**20  # elements that a thread takes at a time, at most
-FURTHEST = 6.4  # no law's value exceeds this many standard deviations
+_BLOCK = 2**20  # the most elements that a thread takes at a time
 
 Seed = int | tuple[int, ...]
 Memory = Callable[[Sequence[int], type[np.generic]], NDArray[Any]]
-Reader = Callable[[int, int], laws.Words]  # takes the number of the first word, and how many
+Reader = Callable[[int, int], Words]  # takes the number of the first word, and how many
 
 _UINT32 = {number: np.array(number, np.uint32) for number in (1, 16, 0x7FFF)}
+
+
+def aligned_empty(
+    shape: Sequence[int], dtype: type[np.generic], allocate: Callable[..., Any] = np.empty
+) -> NDArray[Any]:
+    """Returns a C-contiguous array whose address is a multiple of `ALIGNMENT` bytes."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory: NDArray[Any] = allocate(size + ALIGNMENT, np.uint8)
+    first = -memory.ctypes.data % ALIGNMENT
+    return memory[first : first + size].view(dtype).reshape(shape)
 
 
 def draw(
@@ -58,29 +62,28 @@ def draw(
     seed: Seed,
     dtype: str,
     threads: int | None = None,
-    memory: Memory | None = None,
+    memory: Memory = aligned_empty,
 ) -> NDArray[Any]:
     """Returns an array of independent values of mean 0 and standard deviation `std`.
 
     Args:
-        law: `"normal"`, `"uniform"` or `"truncated_normal"`.
+        law: Name of a law of `keras_he.sampling.laws`, other than the orthogonal one.
         shape: Shape of the array; with an axis of length 0 the array is empty.
         std: Standard deviation of the values, at least 0.
         seed: A non-negative integer, or several, which key the stream together with the shape.
         dtype: `"float16"`, `"bfloat16"` (returned as its bits, uint16), `"float32"` or
-            `"float64"`, which holds the standard float32 draw times the float64 `std`.
-        threads: Number of threads; if None, `thread_count()`. It never changes a value.
-        memory: Returns the array to fill, from its shape and NumPy dtype; if None,
-            `aligned_empty`.
+            `"float64"`, which holds the float32 draw of unit size times the float64 `std`.
+        threads: Number of threads; `None` is `thread_count()`. It never changes a value.
+        memory: Returns the array to fill, from its shape and NumPy dtype.
 
     Returns:
         A C-contiguous array whose memory is aligned to `ALIGNMENT` bytes.
 
     Raises:
-        InvalidArgument: If values of this `std` do not fit into `dtype`.
+        InvalidArgument: If the law is unknown, or values of this `std` do not fit into `dtype`.
     """
-    check_std(std, dtype)
-    values = (memory or aligned_empty)(shape, STORAGE[dtype])
+    check_std(std, dtype, law_named(law).furthest)
+    values = memory(shape, STORAGE[dtype])
     fill_values(values, law, std, dtype, partial(word_reader, seed, shape), threads)
     return values
 
@@ -93,20 +96,11 @@ def fill_values(
     make_reader: Callable[[], Reader],
     threads: int | None = None,
 ) -> None:
-    """Fills an array with the values of as many words.
-
-    Args:
-        values: A C-contiguous array of `dtype`, as it is stored.
-        law: As in `draw`.
-        std: As in `draw`.
-        dtype: As in `draw`.
-        make_reader: Returns what reads the words; each block has its own.
-        threads: As in `draw`.
-    """
+    """Fills a C-contiguous array as `draw` does; each block has a reader of words of its own."""
     flat = values.reshape(-1)
     fill, factor = _filler(law, std, dtype)
     threads = thread_count() if threads is None else threads
-    if 0 < flat.size <= _CHUNK:  # one block, without what several need: small draws would wait
+    if 0 < flat.size <= _CHUNK:  # one block: small draws would wait for what several blocks need
         _fill_block(fill, make_reader(), 0, flat, dtype, factor)
         return
     # Blocks of whole chunks, four for each thread where there are as many.
@@ -119,23 +113,26 @@ def fill_values(
     in_blocks(block, range(0, flat.size, size), threads)
 
 
-def _filler(law: str, std: float, dtype: str) -> tuple[laws.Fill, float]:
-    """Returns what fills values from words, and the factor that they are to be stored with."""
+def _filler(law: str, std: float, dtype: str) -> tuple[Fill, float]:
+    """Returns what fills values from words, and the factor by which they are stored."""
+    make = law_named(law).fill
+    if make is None:
+        raise invalid("law", "one that is drawn element by element", law)
     # Within these limits `std` goes into the law's float32 coefficients and costs nothing.
     folded = dtype != "float64" and 2.0**-60 <= std <= 2.0**30
-    return _made(FILLS[law], std if folded else 1.0), 1.0 if folded else std
+    return _made(make, std if folded else 1.0), 1.0 if folded else std
 
 
 @lru_cache(maxsize=64)  # networks have many kernels of one standard deviation
-def _made(law: Callable[[float], laws.Fill], std: float) -> laws.Fill:
-    return law(std)
+def _made(make: Callable[[float], Fill], std: float) -> Fill:
+    return make(std)
 
 
 def word_reader(seed: Seed, shape: Sequence[int]) -> Reader:
-    """Returns a function that reads words of an array's stream: the first, and how many."""
+    """Returns a function that reads words of an array's stream."""
     generator, position = np.random.PCG64DXSM(_stream(seed, shape)), 0
 
-    def read(first: int, count: int) -> laws.Words:
+    def read(first: int, count: int) -> Words:
         nonlocal position
         start, stop = first // 2, (first + count + 1) // 2  # one 64-bit output holds two words
         if start != position:
@@ -150,7 +147,7 @@ def word_reader(seed: Seed, shape: Sequence[int]) -> Reader:
 def _stream(seed: Seed, shape: Sequence[int]) -> np.random.SeedSequence:
     """Returns the key of an array's stream."""
     if isinstance(seed, int) and seed < 2**128 and max(shape, default=0) < 2**32:
-        # The words that the line below comes to, in half of its time.
+        # The same key as that of the last line, in half of its time.
         low = 2**32 - 1
         parts = (seed & low, seed >> 32 & low, seed >> 64 & low, seed >> 96)
         return np.random.SeedSequence(np.array((*parts, len(shape), *shape), np.uint32))
@@ -158,7 +155,7 @@ def _stream(seed: Seed, shape: Sequence[int]) -> np.random.SeedSequence:
 
 
 def in_blocks(block: Callable[[int], None], starts: range, threads: int | None) -> None:
-    """Calls `block` for all `starts`, in this thread and others; None is `thread_count()`."""
+    """Calls `block` for all `starts`, in this thread and in helpers."""
     threads = thread_count() if threads is None else threads
     helpers = min(threads, len(starts)) - 1
     if helpers <= 0:
@@ -185,7 +182,7 @@ def in_blocks(block: Callable[[int], None], starts: range, threads: int | None) 
         pending.clear()
         pool.shutdown(wait=False)
     for task in tasks:
-        if not task.cancel():  # one that has not begun yet has nothing left to do
+        if not task.cancel():  # a task that has not begun has nothing left to do
             task.result()
 
 
@@ -200,8 +197,8 @@ def thread_count() -> int:
     return int(setting)
 
 
-def check_std(std: float, dtype: str, furthest: float = FURTHEST) -> None:
-    """Refuses a standard deviation of which `furthest` times overflow `dtype`."""
+def check_std(std: float, dtype: str, furthest: float) -> None:
+    """Refuses a standard deviation if a value `furthest` times its size overflows `dtype`."""
     if not (math.isfinite(std) and std * furthest <= LARGEST[dtype]):
         raise invalid(
             "std",
@@ -209,16 +206,6 @@ def check_std(std: float, dtype: str, furthest: float = FURTHEST) -> None:
             std,
             "It is the gain over the square root of the fan: use a smaller `gain=`.",
         )
-
-
-def aligned_empty(
-    shape: Sequence[int], dtype: type[np.generic], allocate: Callable[..., Any] = np.empty
-) -> NDArray[Any]:
-    """Returns a C-contiguous array whose memory, of `allocate`, starts at `ALIGNMENT` bytes."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    memory: NDArray[Any] = allocate(size + ALIGNMENT, np.uint8)
-    first = -memory.ctypes.data % ALIGNMENT
-    return memory[first : first + size].view(dtype).reshape(shape)
 
 
 def store(
@@ -230,7 +217,7 @@ def store(
 ) -> None:
     """Writes `values * factor` to `out`, rounded to `dtype` last; bfloat16 as its bits.
 
-    With `scratch`, an array of at least their length, it takes no other memory for bfloat16.
+    `scratch`, an array of at least their length, saves an allocation for bfloat16.
     """
     if dtype == "float64":
         np.multiply(values, factor, out=out, dtype=np.float64)
@@ -239,7 +226,7 @@ def store(
         values = np.multiply(values, np.float32(factor))
     if dtype == "bfloat16":
         bits = values.view(np.uint32)
-        # To nearest, ties to even: half a unit is added, less one where the last bit kept is 0.
+        # To nearest, ties to even: half a unit is added, minus one where the last bit kept is 0.
         work = None if scratch is None else scratch[: len(values)].view(np.uint32)
         rounded = np.right_shift(bits, _UINT32[16], work)
         rounded &= _UINT32[1]
@@ -252,7 +239,7 @@ def store(
 
 
 def _fill_block(
-    fill: laws.Fill, read: Reader, first: int, out: NDArray[Any], dtype: str, factor: float
+    fill: Fill, read: Reader, first: int, out: NDArray[Any], dtype: str, factor: float
 ) -> None:
     """Fills `out` with the elements of a stream from `first` on."""
     scratch = np.empty((2 if dtype == "float32" else 3, min(_CHUNK, len(out))), np.float32)
@@ -267,8 +254,8 @@ def _fill_block(
         if outer is not None:
             tail.append(words[outer])
             places.append(outer + start if start else outer)
-        del words  # their memory is there for the next ones
-    del values, scratch  # so that the tail takes no memory beside theirs
+        del words  # the next chunk reuses their memory
+    del values, scratch  # the tail reuses their memory
     if places:
         values = fill.tail(_joined(tail))
         stored = values

@@ -13,13 +13,14 @@ import math
 import operator
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from keras_he.errors import did_you_mean, invalid
 
-GEOMETRIES = ("depthwise", "transpose")
+GeometryKind = Literal["depthwise", "transpose"]
+GEOMETRIES: tuple[str, ...] = get_args(GeometryKind)
 
 # The arguments of `fans`, and what each is where it is left out; frozen, for files rely on it.
 DEFAULTS: dict[str, Any] = {
@@ -68,7 +69,7 @@ class Matrices(NamedTuple):
 def fans(
     shape: Sequence[int],
     *,
-    geometry: str | None = None,
+    geometry: GeometryKind | None = None,
     strides: int | Sequence[int] = 1,
     groups: int = 1,
     gates: int = 1,

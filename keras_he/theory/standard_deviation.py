@@ -1,19 +1,22 @@
 """The standard deviation of a kernel: gain, fans and mode become one number."""
 
 import math
+from typing import Literal, get_args
 
 from keras_he.errors import did_you_mean, invalid
 from keras_he.theory.kernel_geometry import Fans
 from keras_he.theory.quadrature import Moments
 
-MODES = ("fan_in", "fan_out", "fan_avg")
+Mode = Literal["fan_in", "fan_out", "fan_avg"]
+MODES: tuple[Mode, ...] = get_args(Mode)
 
 
-def checked_mode(mode: object) -> str:
-    """Returns the mode, or the error that names the three there are."""
-    if not isinstance(mode, str) or mode not in MODES:
-        raise invalid("mode", '"fan_in", "fan_out" or "fan_avg"', mode, did_you_mean(mode, MODES))
-    return mode
+def checked_mode(mode: object) -> Mode:
+    """Returns the mode, or raises the error that names all modes."""
+    for known in MODES:
+        if isinstance(mode, str) and mode == known:
+            return known
+    raise invalid("mode", '"fan_in", "fan_out" or "fan_avg"', mode, did_you_mean(mode, MODES))
 
 
 def standard_deviation(gain: float | Moments, fans: Fans, mode: str) -> float:

@@ -11,13 +11,13 @@ from processes import free_ports, run_together
 
 import keras_he
 from keras_he.errors import InvalidArgument
-from keras_he.sampling import regions
+from keras_he.sampling import laws, regions
 from keras_he.sampling import stream as sampling
 from keras_he.sampling.regions import draw_region
 from keras_he.sampling.stream import ALIGNMENT, draw
 
 BACKEND = keras.backend.backend()
-LAWS = ("normal", "uniform", "truncated_normal")
+ELEMENTWISE = ("normal", "uniform", "truncated_normal")
 ALL = slice(None)
 REGIONS = {
     "the first axis": ((512, 700), (slice(64, 128), ALL)),
@@ -36,7 +36,7 @@ REGIONS = {
 }
 
 
-@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("law", ELEMENTWISE)
 @pytest.mark.parametrize("name", REGIONS)
 def test_a_region_has_the_values_that_it_has_in_the_whole(name, law):
     shape, region = REGIONS[name]
@@ -93,7 +93,7 @@ def test_threads_change_no_region(threads):
 def test_of_a_region_no_other_element_is_drawn(monkeypatch, name):
     shape, region = REGIONS[name]
     drawn = []
-    count_draws(monkeypatch.setattr, drawn)
+    count_draws(monkeypatch.setitem, drawn)
     assert sum(drawn) == 0
     assert draw_region("normal", shape, region, 1.0, 3, "float32").size == sum(drawn)
 
@@ -113,7 +113,9 @@ def count_draws(replace, drawn):
 
         return made
 
-    replace(sampling, "FILLS", {law: counting(make) for law, make in sampling.FILLS.items()})
+    for law in ("normal", "uniform", "truncated_normal"):
+        record = laws.LAWS[law]
+        replace(laws.LAWS, law, record._replace(fill=counting(record.fill)))
 
 
 def test_words_far_between_are_jumped_over(monkeypatch):
@@ -161,10 +163,10 @@ DEVICES = """
 import json, math, os, sys, tempfile
 import jax, keras, numpy as np
 import keras_he
-from keras_he.sampling import stream as sampling
+from keras_he.sampling import laws
 
 DRAWN = []
-count_draws(setattr, DRAWN)
+count_draws(dict.__setitem__, DRAWN)
 RESULTS = {}
 CLASSES = [keras_he.KaimingNormal, keras_he.KaimingUniform, keras_he.KaimingTruncatedNormal,
            keras_he.KaimingOrthogonal]
@@ -377,7 +379,7 @@ def eight(run_python):
 
 
 @jax_only
-@pytest.mark.parametrize("law", [*LAWS, "orthogonal"])
+@pytest.mark.parametrize("law", [*ELEMENTWISE, "orthogonal"])
 @pytest.mark.parametrize("mesh", MESHES)
 def test_sharded_kernels_have_the_values_of_one_device(eight, mesh, law):
     found = eight[f"{mesh}, {law}"]

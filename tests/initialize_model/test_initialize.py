@@ -665,7 +665,6 @@ def test_progress_is_shown_on_slow_models_only(capsys, monkeypatch):
     [
         ({"mode": "fanin"}, 'Did you mean "fan_in"'),
         ({"law": "gaussian"}, "`law` must be one of 'normal', 'uniform'"),
-        ({"scheme": "glorot"}, "`scheme` must be one of 'he'"),
         ({"residual": "width"}, "`residual` must be one of 'depth', None"),
         ({"statistics": None}, "`statistics` must be one of 'batch', 'initial'"),
         ({"seed": -1}, "`seed` must be an integer of at least 0"),

@@ -89,9 +89,13 @@ def gain_of_relu_for_prelu(patch):
     yield he_prelu
 
 
+def replace_fill(patch, law, fill):
+    patch.setitem(laws.LAWS, law, laws.LAWS[law]._replace(fill=fill))
+
+
 def law_ignored(patch):
     for law in ("uniform", "truncated_normal"):
-        patch.setitem(sampling.FILLS, law, laws.normal)
+        replace_fill(patch, law, laws.normal)
     for law in ("uniform", "truncated_normal"):
         yield lambda law=law: test_sampling.test_draws_follow_their_law(law, "float32")
 
@@ -112,7 +116,7 @@ def float32_draw_skipped_for_bfloat16(patch):
     right = sampling.draw
 
     def wrong(law, shape, std, seed, dtype, threads=None):
-        fill = sampling.FILLS[law]
+        fill = laws.LAWS[law].fill
 
         def coarse(std):
             def filled(words, values, scratch):
@@ -121,7 +125,7 @@ def float32_draw_skipped_for_bfloat16(patch):
             return laws.Fill(filled)
 
         with pytest.MonkeyPatch.context() as inner:
-            inner.setitem(sampling.FILLS, law, coarse)
+            replace_fill(inner, law, coarse)
             return right(law, shape, std, seed, dtype, threads)
 
     patch.setattr(test_sampling, "draw", wrong)
@@ -153,7 +157,7 @@ def orthogonal_without_the_sign_fix(patch):
 
 
 def uniform_without_sqrt_3(patch):
-    patch.setitem(sampling.FILLS, "uniform", lambda std: laws.uniform(std / math.sqrt(3)))
+    replace_fill(patch, "uniform", lambda std: laws.uniform(std / math.sqrt(3)))
     yield lambda: test_sampling.test_draws_follow_their_law("uniform", "float32")
 
 

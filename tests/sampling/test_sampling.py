@@ -9,6 +9,7 @@ from bounds import ALPHA, LAWS, assert_law, assert_uncorrelated
 from scipy import special
 
 from keras_he.errors import InvalidArgument
+from keras_he.sampling import laws
 from keras_he.sampling import stream as sampling
 from keras_he.sampling.stream import aligned_empty, draw
 
@@ -99,7 +100,7 @@ def test_extreme_words_have_finite_right_values(law):
     near_the_cut = (np.linspace(0.97, 0.99, 1001) * 2**31).astype(np.int32)
     given = np.concatenate([extreme, near_the_cut, -near_the_cut])
     values = np.empty(given.size, np.float32)
-    sampling.FILLS[law](1.0)(given, values, np.empty((3, given.size), np.float32))
+    laws.LAWS[law].fill(1.0)(given, values, np.empty((3, given.size), np.float32))
     np.testing.assert_allclose(values, quantiles(law, given.astype(float)), atol=TOLERANCE[law])
 
 
@@ -108,7 +109,7 @@ def test_the_tail_of_the_normal_law_is_monotone_and_right_to_float32():
     outer = np.unique(np.concatenate([near_the_end, np.geomspace(2.0**12, 0.02 * 2**31, 10**6)]))
     given = (2**31 - 1 - outer).astype(np.int32)
     values = np.empty(given.size, np.float32)
-    sampling.FILLS["normal"](1.0)(given, values, np.empty((3, given.size), np.float32))
+    laws.LAWS["normal"].fill(1.0)(given, values, np.empty((3, given.size), np.float32))
     tail = given > 0.981 * 2**31  # past the cut; in front of it the fit of the centre holds
     assert np.all(np.diff(values[tail]) <= 0)
     expected = quantiles("normal", given[tail].astype(float))
@@ -119,7 +120,7 @@ def test_the_tail_of_the_normal_law_is_monotone_and_right_to_float32():
 def test_the_normal_law_reaches_six_standard_deviations():
     values = np.empty(2, np.float32)
     given = np.array([-(2**31), 2**31 - 1], np.int32)
-    sampling.FILLS["normal"](1.0)(given, values, np.empty((3, 2), np.float32))
+    laws.LAWS["normal"].fill(1.0)(given, values, np.empty((3, 2), np.float32))
     assert values.tolist() == pytest.approx([-6.3379, 6.3379], abs=1e-3)  # quantile of 2^-33
 
 
@@ -128,7 +129,7 @@ def test_no_value_is_beyond_the_limit(law):
     limit = LAWS[law].limit
     given = np.array([-(2**31), 2**31 - 1], np.int32)
     values = np.empty(2, np.float32)
-    sampling.FILLS[law](1.0)(given, values, np.empty((3, 2), np.float32))
+    laws.LAWS[law].fill(1.0)(given, values, np.empty((3, 2), np.float32))
     if law != "normal":
         assert np.abs(values).max() <= np.float32(limit)
 

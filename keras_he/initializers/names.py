@@ -51,10 +51,10 @@ class _AllNames(tuple[str, ...]):
     __slots__ = ()
 
     def __repr__(self) -> str:
+        laws = ", ".join(law.suffix for law in LAWS.values() if law.suffix)
         rows = {
             "<activation>": ", ".join(activations.NAMES),
-            "<law>": f"{', '.join(law.suffix for law in LAWS.values() if law.suffix)}; "
-            "left out: the normal law",
+            "<law>": f"{laws}; left out: the normal law",
             "<mode>": f"{', '.join(filter(None, _MODES))}; left out: fan_in",
             "_depthwise": "for the kernel of a depthwise convolution",
         }

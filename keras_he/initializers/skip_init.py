@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ContextDecorator
 from contextvars import ContextVar
 from functools import wraps
-from typing import Any
+from typing import Any, Literal, get_args
 
 import keras
 import numpy as np
@@ -37,7 +37,7 @@ _RANDOM = (  # their subclasses too: Keras' Glorot and Lecun, and keras_he's, sc
     keras.initializers.TruncatedNormal,
     keras.initializers.VarianceScaling,
 )
-_MODES = ("raise", "draw")
+Missing = Literal["raise", "draw"]
 _NAMED = 20  # variables that an error names
 _SIGNS = 0x9E3779B97F4A7C15  # 64 bits without a pattern of their own: the golden ratio's
 _CERTAIN = 10  # marked elements; fewer may have the signs of the marks by chance
@@ -72,10 +72,10 @@ class skip_init(ContextDecorator):  # noqa: N801 - used like a function, as cont
         ...     copy.set_weights(model.get_weights())
     """
 
-    def __init__(self, missing: str = "raise") -> None:
-        if missing not in _MODES:
-            raise invalid("missing", " or ".join(f'"{mode}"' for mode in _MODES), missing)
-        self._missing = missing
+    def __init__(self, missing: Missing = "raise") -> None:
+        if missing not in get_args(Missing):
+            raise invalid("missing", '"raise" or "draw"', missing)
+        self._missing: Missing = missing
         self._entered: list[_Block] = []
 
     def _recreate_cm(self) -> "skip_init":

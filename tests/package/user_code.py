@@ -51,6 +51,8 @@ def initializers() -> list[keras.initializers.Initializer]:
     KaimingOrthogonal(input_axes=(0,), output_axes=[1, 2])
     KaimingNormal("relu", "fan_in", 1.0)  # type: ignore[call-arg]
     KaimingNormal(strides="2")  # type: ignore[arg-type]
+    KaimingNormal(mode="fan")  # type: ignore[arg-type]
+    KaimingNormal(geometry="depth")  # type: ignore[arg-type]
     KaimingNormal(slope=0.1)  # type: ignore[call-arg]
     config: dict[str, object] = KaimingNormal("gelu").get_config()
     same = KaimingNormal.from_config(config)
@@ -64,10 +66,12 @@ def numbers() -> tuple[float, ...]:
     keras_he.gain(keras.layers.LeakyReLU(0.1))
     keras_he.gain("prelu", negative_slope=np.full(8, 0.1))
     keras_he.gain("gelu", "fan_in")  # type: ignore[call-arg]
+    keras_he.gain("gelu", mode="fan")  # type: ignore[arg-type]
     factors: DepthFactors = keras_he.depth_factors("tanh")
     signal, gradient = factors
     fans: Fans = keras_he.fans((3, 3, 64, 1), geometry="depthwise", strides=2)
     keras_he.fans(64)  # type: ignore[arg-type]
+    keras_he.fans((3, 3), geometry="depth")  # type: ignore[arg-type]
     print(fans.fan_mean)  # type: ignore[attr-defined]
     return gain, signal, gradient, factors.gradient, fans.fan_in
 
@@ -91,6 +95,10 @@ def whole_model(model: keras.Model, x: np.ndarray[tuple[int, ...], np.dtype[np.f
     report: Report = keras_he.initialize(model, x, mode="fan_in", law="uniform", seed=1)
     keras_he.initialize(model, x, "fan_in")  # type: ignore[call-arg]
     keras_he.initialize(model, seed="1")  # type: ignore[arg-type]
+    keras_he.initialize(model, law="cauchy")  # type: ignore[arg-type]
+    keras_he.initialize(model, mode="fan")  # type: ignore[arg-type]
+    keras_he.initialize(model, residual="width")  # type: ignore[arg-type]
+    keras_he.initialize(model, scheme="he")  # type: ignore[call-arg]
     keras_he.initialize(model, residual=None, statistics="initial", only="head/*", dry_run=True)
     report.check(spread=0.3)
     before: Report = keras_he.audit(model, (x, x), loss="mse", thresholds={"dead": 0.5})

@@ -26,7 +26,8 @@ if not is_put_off():
     from keras_he.initializers.names import names
     from keras_he.initializers.registry import get, register
     from keras_he.initializers.skip_init import skip_init
-    from keras_he.layers.rules import layer_fans, register_kernels
+    from keras_he.layers.rules import register_kernels
+    from keras_he.layers.walk import layer_fans
     from keras_he.notes import Note
     from keras_he.portable import make_portable
     from keras_he.reports.report import Report

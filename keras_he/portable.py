@@ -15,8 +15,9 @@ from keras_he.backend.keras_private import layers_inside
 from keras_he.errors import NotPortable
 from keras_he.initializers.kaiming import Kaiming
 from keras_he.initializers.names import names
-from keras_he.layers.rules import Kernel, places
-from keras_he.layers.variables import ATTENTIONS, Slot, initializer_attribute, layer_paths, slots
+from keras_he.layers.kinds import ATTENTIONS
+from keras_he.layers.variables import ModelVariable, variables
+from keras_he.layers.walk import Kernel, layer_paths, places
 from keras_he.passes.model_checks import check_model
 from keras_he.sampling.laws import LAWS
 from keras_he.theory.kernel_geometry import Geometry, geometry_fans
@@ -70,7 +71,7 @@ def make_portable(model: keras.Model) -> tuple[Replacement, ...]:
     check_model(model)
     survey = list(places(model))
     paths = layer_paths(survey)
-    found = slots(model, survey)
+    found = variables(model, survey, ModelVariable)
     changes = [
         _change(layer, name, value, paths.get(id(layer), layer.name), found)
         for layer in layers_inside(model)
@@ -98,7 +99,7 @@ class _Change(NamedTuple):
     made: list[Replacement]
 
 
-def _change(layer: Any, name: str, value: Any, path: str, found: list[Slot]) -> _Change:
+def _change(layer: Any, name: str, value: Any, path: str, found: list[ModelVariable]) -> _Change:
     made: list[Replacement] = []
 
     def exchange(ours: Any) -> Any:
@@ -110,7 +111,7 @@ def _change(layer: Any, name: str, value: Any, path: str, found: list[Slot]) -> 
     return _Change(layer, name, value, _exchanged(value, exchange), made)
 
 
-def _shares_ours(layer: Any, name: str, value: Any, found: list[Slot]) -> bool:
+def _shares_ours(layer: Any, name: str, value: Any, found: list[ModelVariable]) -> bool:
     """Returns whether a built-in stands for the kernels of an attention, and these have ours.
 
     `initialize` leaves it so: its gains are measured per kernel, and a config has one initializer.
@@ -173,7 +174,7 @@ def _strings(config: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _replacement(
-    layer: Any, attribute: str, initializer: Any, path: str, found: list[Slot]
+    layer: Any, attribute: str, initializer: Any, path: str, found: list[ModelVariable]
 ) -> Replacement:
     """Returns what takes the place of an initializer."""
     made = _made(layer, attribute, initializer, found)
@@ -185,7 +186,7 @@ def _replacement(
     if (
         not made
     ):  # nothing is known of the layer that it is in, and what is inside counts as its own
-        made = _made(layer, attribute, initializer, slots(layer, places(layer)))
+        made = _made(layer, attribute, initializer, variables(layer, places(layer), ModelVariable))
     if not made:
         zeros = keras.initializers.Zeros()
         return Replacement(path, attribute, initializer, zeros, "it made no variable")
@@ -202,7 +203,9 @@ def _replacement(
     return Replacement(path, attribute, initializer, after, note)
 
 
-def _made(layer: Any, attribute: str, initializer: Any, found: list[Slot]) -> list[Slot]:
+def _made(
+    layer: Any, attribute: str, initializer: Any, found: list[ModelVariable]
+) -> list[ModelVariable]:
     """Returns the variables that an attribute of a layer makes, those of layers inside too."""
     own = [slot for slot in found if slot.layer is layer]
     named = [slot for slot in own if attribute in (_attribute(slot), f"{slot.name}_initializer")]
@@ -223,15 +226,15 @@ def _made(layer: Any, attribute: str, initializer: Any, found: list[Slot]) -> li
     return [*named, *(handed or shared)]
 
 
-def _attribute(slot: Slot) -> str:
-    return initializer_attribute(slot) or ""
+def _attribute(slot: ModelVariable) -> str:
+    return slot.initializer_attribute or ""
 
 
 def _is_ours(initializer: Any) -> bool:
     return isinstance(initializer, Kaiming)
 
 
-def _initializer(slot: Slot) -> Any:
+def _initializer(slot: ModelVariable) -> Any:
     return getattr(slot.layer, _attribute(slot), None)
 
 
@@ -239,10 +242,10 @@ def _equal(one: Any, other: Any) -> bool:
     return type(one) is type(other) and one.get_config() == other.get_config()
 
 
-def _number(initializer: Any, slot: Slot) -> float:
+def _number(initializer: Any, slot: ModelVariable) -> float:
     """Returns the number for one kernel: its standard deviation, or the gain as Keras counts it."""
     kernel, geometry = _kernel(slot), initializer.kernel_geometry
-    shape = tuple((slot if kernel is None else kernel).variable.shape)
+    shape = slot.shape if kernel is None else tuple(kernel.variable.shape)
     if isinstance(slot.layer, keras.layers.EinsumDense) and kernel is not None:
         geometry = kernel.geometry
     std: float = initializer.standard_deviation(geometry_fans(shape, geometry))
@@ -251,12 +254,14 @@ def _number(initializer: Any, slot: Slot) -> float:
     return std * math.sqrt(max(math.prod(shape[:-1]), shape[-1]))
 
 
-def _kernel(slot: Slot) -> Kernel | None:
+def _kernel(slot: ModelVariable) -> Kernel | None:
     """Returns the kernel that a variable holds; one that is packed (int4) has another shape."""
-    return slot.kernel or next(places(slot.layer)).kernels.get(slot.name)
+    if slot.geometry is not None:
+        return Kernel(slot.variable, slot.geometry)
+    return next(places(slot.layer)).kernels.get(slot.name)
 
 
-def _built_in(initializer: Any, slot: Slot, number: float) -> tuple[Any, str]:
+def _built_in(initializer: Any, slot: ModelVariable, number: float) -> tuple[Any, str]:
     """Returns the built-in of Keras with an initializer's law, and how it differs."""
     built_in = LAWS[initializer.law].built_in
     if built_in is None:

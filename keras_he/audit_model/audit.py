@@ -11,22 +11,16 @@ import keras
 
 from keras_he.audit_model.initializer_assumptions import claim
 from keras_he.audit_model.initializer_checks import causes
-from keras_he.audit_model.kernel_facts import Kernel, kernel_of
+from keras_he.audit_model.kernel_facts import ObservedVariable, add_facts
 from keras_he.audit_model.observe import Observation
 from keras_he.audit_model.signal_checks import growths, symptoms
 from keras_he.audit_model.verdicts import Subject, checked_thresholds
 from keras_he.backend.keras_private import layers_inside
 from keras_he.backend.tensors import float_tensors, has_gradients, mean_square
 from keras_he.errors import invalid
-from keras_he.layers.rules import Place
-from keras_he.layers.variables import (
-    Slot,
-    is_normalisation,
-    is_random,
-    layer_paths,
-    not_built,
-    slots,
-)
+from keras_he.layers.kinds import is_normalisation, is_random
+from keras_he.layers.variables import variables
+from keras_he.layers.walk import Place, layer_paths, not_built
 from keras_he.notes import NO_NOTE, Note
 from keras_he.passes.backward import backward
 from keras_he.passes.forward import forward, watched
@@ -34,10 +28,9 @@ from keras_he.passes.inputs import first_samples
 from keras_he.passes.losses import Loss, averaged, check_loss, read_loss
 from keras_he.passes.model_checks import Progress, check_model, survey_of
 from keras_he.passes.preceding_activation import activation_name
-from keras_he.passes.tensor_origins import Trace, depth_factors
+from keras_he.passes.tensor_origins import branch_factors
 from keras_he.reports.data import VERDICTS, Figures, Row
 from keras_he.reports.report import Report
-from keras_he.theory.kernel_geometry import geometry_fans
 from keras_he.theory.standard_deviation import standard_deviation
 
 _SEED = 0  # of a batch, and of the loss that is taken where none is given
@@ -108,11 +101,11 @@ def audit(
     if of_targets:
         taken = averaged(partial(taken, targets))
     progress = Progress((1 + backward) * len(watched(model)))
-    found = slots(model, survey)
-    trace = Trace(keras.tree.flatten(inputs))
-    watcher = Observation(found, trace, layer_paths(survey), progress.step)
+    found = variables(model, survey, ObservedVariable)
+    tensors = keras.tree.flatten(inputs)
+    watcher = Observation(found, tensors, layer_paths(survey), progress.step)
     outputs = forward(model, inputs, keras.StatelessScope(), watcher, _SEED)
-    kernels = _kernels(watcher, trace, outputs)
+    kernels = _kernels(watcher, outputs)
     if backward and float_tensors(outputs):
         if loss is not None:
             check_loss(taken, outputs)
@@ -125,7 +118,7 @@ def audit(
         batch_finite=_finite((inputs, targets)),
         single=_samples(inputs) == 1 and _normalises_batches(model),
         trained=_steps(model) > 0,
-        runs=trace.runs,
+        runs=watcher.trace.runs,
         data=_written(data, of_targets),
         cleaned=_cleaned(data),
         thresholds=limits,
@@ -171,40 +164,41 @@ def _cleaned(data: Any) -> str:
     return f"data = {clean}data)"
 
 
-def _kernels(watcher: Observation, trace: Trace, outputs: Any) -> list[Kernel]:
-    """Returns the kernels that were reached, in order of execution."""
+def _kernels(watcher: Observation, outputs: Any) -> list[ObservedVariable]:
+    """Returns the kernels that were reached, in order of execution, with all facts."""
+    trace = watcher.trace
     last = [key for one in trace.origins("the output", float_tensors(outputs)) for key in one.last]
-    reached = [sight for sight in watcher.sights.values() if sight.order is not None]
-    reached.sort(key=lambda sight: sight.order or 0)
-    factors = depth_factors(trace.runs)
-    return [
-        kernel_of(sight, factors.get(key, 1.0) ** 2, is_output=key in last)
-        for sight in reached
-        for key in [id(sight.slot.variable)]
-    ]
+    reached = {key: one for key, one in watcher.kernels.items() if one.order is not None}
+    factors = branch_factors(trace.runs)
+    for key, kernel in reached.items():
+        add_facts(kernel)
+        kernel.target = factors.get(key, 1.0) ** 2
+        kernel.is_output = key in last
+    return sorted(reached.values(), key=lambda kernel: kernel.order or 0)
 
 
 def _look_back(
     model: Any,
     inputs: Any,
     watcher: Observation,
-    kernels: Sequence[Kernel],
+    kernels: Sequence[ObservedVariable],
     loss: Loss,
     progress: Callable[[], None],
 ) -> None:
-    """Fills in the gradients."""
-    floats = [
-        kernel
-        for kernel in kernels
-        if keras.backend.is_float_dtype(kernel.sight.slot.variable.dtype)
-    ]
-    variables = [kernel.sight.slot.variable for kernel in floats]
+    """Adds the gradients to the kernels."""
+    floats = [one for one in kernels if keras.backend.is_float_dtype(one.variable.dtype)]
     found = backward(
-        model, inputs, watcher.calls, loss, _SEED, variables=variables, progress=progress
+        model,
+        inputs,
+        watcher.calls,
+        loss,
+        _SEED,
+        variables=[one.variable for one in floats],
+        progress=progress,
     )
     for kernel, gradient in zip(floats, found.variables, strict=True):
         kernel.kernel_gradient = mean_square(gradient)
-    last = {id(kernel.sight.slot.layer): kernel for kernel in kernels}
+    last = {id(kernel.layer): kernel for kernel in kernels}
     for key, each in found.activations.items():
         if key in last:
             last[key].gradient = [mean_square(one) for one in each]
@@ -212,7 +206,7 @@ def _look_back(
             last[key].energy /= _samples(inputs)
 
 
-def _others(found: Sequence[Slot]) -> dict[str, Any]:
+def _others(found: Sequence[ObservedVariable]) -> dict[str, Any]:
     """Returns what is known of variables that are no kernels at work, as a `Subject` takes it."""
     floats = [one for one in found if keras.backend.is_float_dtype(one.variable.dtype)]
     no_kernels = [one for one in floats if one.role != "kernel" or one.name == "embeddings"]
@@ -228,21 +222,21 @@ def _others(found: Sequence[Slot]) -> dict[str, Any]:
     }
 
 
-def _size(slot: Slot) -> float:
-    return mean_square(slot.variable.value)
+def _size(one: ObservedVariable) -> float:
+    return mean_square(one.variable.value)
 
 
 def _report(
     model: Any,
-    found: Sequence[Slot],
+    found: Sequence[ObservedVariable],
     survey: Sequence[Place],
     subject: Subject,
     inputs: Any,
     outputs: Any,
 ) -> Report:
     kernels = {kernel.path: kernel for kernel in subject.kernels}
-    unseen = [slot for slot in found if slot.path not in kernels]
-    rows = [_seen(kernel) for kernel in subject.kernels] + [_unseen(slot) for slot in unseen]
+    unseen = [one for one in found if one.path not in kernels]
+    rows = [_seen(kernel) for kernel in subject.kernels] + [_unseen(one) for one in unseen]
     gradients = [row.figures.gradient for row in rows if row.figures and row.figures.gradient]
     given, made = (_moment(one) for one in (inputs, outputs))
     return Report(
@@ -266,12 +260,12 @@ def _report(
     )
 
 
-def _unseen_weights(found: Sequence[Slot]) -> list[Note]:
+def _unseen_weights(found: Sequence[ObservedVariable]) -> list[Note]:
     """Returns what is said of weights whose layers are quantized or adapted."""
     reasons = Counter(
-        slot.left
-        for slot in found
-        if slot.left.kind in ("quantized", "lora", "integers") and len(slot.variable.shape) > 1
+        one.left
+        for one in found
+        if one.left.kind in ("quantized", "lora", "integers") and len(one.shape) > 1
     )
     texts = [f"not looked at: {count} matrices: {why}" for why, count in reasons.items()]
     return [Note("not-audited", text) for text in texts]
@@ -299,33 +293,27 @@ def _moment(values: Any) -> float | None:
     return sum(moments) / len(moments) if moments else None
 
 
-def _seen(kernel: Kernel) -> Row:
-    sight, made, slot = kernel.sight, kernel.claim, kernel.sight.slot
-    fans = None
-    wanted = None
-    if slot.kernel is not None:
-        fans = geometry_fans(tuple(slot.variable.shape), slot.kernel.geometry)
-        wanted = _wanted_std(kernel, fans)
+def _seen(kernel: ObservedVariable) -> Row:
+    made, units = kernel.claim, kernel.units
     gradient = kernel.gradient[0] if kernel.gradient else None
     ratio = None
     if kernel.kernel_gradient is not None and kernel.std > 0.0:
         ratio = math.sqrt(kernel.kernel_gradient) / kernel.std
-    units = sight.units
     return replace(
-        _row(slot),
-        fans=fans,
-        activation=activation_name(sight.activation),
-        std=wanted,
-        rule="measured" if sight.moments else "",
-        left=NO_NOTE if sight.moments else Note("not-seen", "not seen"),
-        moments=tuple(sight.moments),
+        _row(kernel),
+        fans=kernel.fans,
+        activation=activation_name(kernel.activation),
+        std=_expected_std(kernel),
+        rule="measured" if kernel.moments else "",
+        left=NO_NOTE if kernel.moments else Note("not-seen", "not seen"),
+        moments=tuple(kernel.moments),
         target=kernel.target if _closer(kernel) else 1.0,
         figures=Figures(
             initializer=type(made.initializer).__name__ if made else "",
             assumed_fans=made.fans if made else None,
             assumed_std=made.std if made else None,
             std=kernel.std,
-            mean=sight.mean if sight.moments else None,
+            mean=kernel.mean if kernel.moments else None,
             dead=units.dead if units else None,
             saturated=units.saturated if units and units.dead is not None else None,
             gradient=gradient,
@@ -335,15 +323,16 @@ def _seen(kernel: Kernel) -> Row:
     )
 
 
-def _wanted_std(kernel: Kernel, fans: Any) -> float | None:
-    """Returns the standard deviation that fans, activation and depth ask for."""
-    if kernel.wanted is None or not min(fans) > 0.0:
+def _expected_std(kernel: ObservedVariable) -> float | None:
+    """Returns the standard deviation that follows from fans, activation and depth."""
+    fans = kernel.fans
+    if fans is None or kernel.expected is None or not min(fans) > 0.0:
         return None
-    std = standard_deviation(1.0 / math.sqrt(kernel.wanted.moments.signal), fans, "fan_in")
-    return std * math.sqrt(kernel.target)
+    gain = 1.0 / math.sqrt(kernel.expected.moments.signal)
+    return standard_deviation(gain, fans, "fan_in") * math.sqrt(kernel.target)
 
 
-def _closer(kernel: Kernel) -> bool:
+def _closer(kernel: ObservedVariable) -> bool:
     """Returns whether a pre-activation is nearer to its target than to 1."""
     moment = kernel.moment
     if not 0.0 < moment < math.inf:
@@ -351,12 +340,12 @@ def _closer(kernel: Kernel) -> bool:
     return abs(math.log(moment / kernel.target)) < abs(math.log(moment))
 
 
-def _unseen(slot: Slot) -> Row:
-    kernel = slot.role in ("kernel", "unknown")
-    left = slot.left or Note("not-reached", "not reached by the pass")
-    return replace(_row(slot), left=left if kernel else NO_NOTE)
+def _unseen(one: ObservedVariable) -> Row:
+    kernel = one.role in ("kernel", "unknown")
+    left = one.left or Note("not-reached", "not reached by the pass")
+    return replace(_row(one), left=left if kernel else NO_NOTE)
 
 
-def _row(slot: Slot) -> Row:
+def _row(one: ObservedVariable) -> Row:
     """Returns the row of a variable of which nothing was seen."""
-    return Row(slot.path, type(slot.layer).__name__, tuple(slot.variable.shape), slot.role)
+    return Row(one.path, type(one.layer).__name__, one.shape, one.role)

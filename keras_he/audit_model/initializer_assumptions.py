@@ -14,7 +14,7 @@ from keras_he.errors import KerasHeError
 from keras_he.initializers.activation_argument import read_activation
 from keras_he.initializers.kaiming import Kaiming
 from keras_he.initializers.names import meanings
-from keras_he.layers.variables import Slot, initializer_attribute
+from keras_he.layers.variables import ModelVariable
 from keras_he.sampling.laws import LAWS, TRUNCATED_STD, LawName
 from keras_he.theory.activations import Activation
 from keras_he.theory.kernel_geometry import DEFAULTS, Fans, geometry_fans
@@ -45,13 +45,13 @@ class Claim(NamedTuple):
     law: LawName = "normal"
 
 
-def claim(slot: Slot) -> Claim | None:
+def claim(slot: ModelVariable) -> Claim | None:
     """Returns what the initializer of a variable assumes, `None` where its layer keeps none."""
-    attribute = initializer_attribute(slot) or _attribute_of_others(slot)
+    attribute = slot.initializer_attribute or _attribute_of_others(slot)
     initializer = getattr(slot.layer, attribute, None) if attribute else None
     if attribute is None or not isinstance(initializer, keras.initializers.Initializer):
         return None
-    shape = tuple(slot.variable.shape)
+    shape = slot.shape
     if isinstance(initializer, Kaiming):
         return _ours(initializer, attribute, shape)
     if isinstance(initializer, keras.initializers.VarianceScaling):
@@ -59,7 +59,7 @@ def claim(slot: Slot) -> Claim | None:
     return Claim(initializer, attribute, _fixed_std(initializer, shape))
 
 
-def _attribute_of_others(slot: Slot) -> str | None:
+def _attribute_of_others(slot: ModelVariable) -> str | None:
     """Returns the attribute that makes what is no kernel: a bias, a table."""
     name = f"{slot.name}_initializer"
     return name if hasattr(slot.layer, name) else None
@@ -86,11 +86,11 @@ def _ours(initializer: Any, attribute: str, shape: tuple[int, ...]) -> Claim:
     )
 
 
-def _variance_scaling(initializer: Any, attribute: str, slot: Slot) -> Claim:
-    shape = tuple(slot.variable.shape)
+def _variance_scaling(initializer: Any, attribute: str, slot: ModelVariable) -> Claim:
+    shape = slot.shape
     fans = keras_fans(shape)
-    if isinstance(slot.layer, keras.layers.EinsumDense) and slot.kernel and _knows_axes():
-        fans = geometry_fans(shape, slot.kernel.geometry)
+    if isinstance(slot.layer, keras.layers.EinsumDense) and slot.geometry and _knows_axes():
+        fans = geometry_fans(shape, slot.geometry)
     axes = getattr(initializer, "input_axes", None), getattr(initializer, "output_axes", None)
     if axes[0] is not None and axes[1] is not None:
         fans = Fans(
@@ -145,7 +145,7 @@ def _fixed_std(initializer: Any, shape: tuple[int, ...]) -> float | None:
 
 def written(
     claimed: Claim,
-    slot: Slot,
+    slot: ModelVariable,
     activation: Activation,
     *,
     mode: str | None = None,
@@ -186,16 +186,16 @@ def written(
     return f"{claimed.attribute}={made}"
 
 
-def _differences(slot: Slot, *, fits: bool) -> dict[str, Any]:
+def _differences(slot: ModelVariable, *, fits: bool) -> dict[str, Any]:
     """Returns what is special about how a kernel is used."""
-    assert slot.kernel is not None
-    geometry: dict[str, Any] = dict(zip(DEFAULTS, slot.kernel.geometry, strict=True))
+    assert slot.geometry is not None
+    geometry = slot.geometry.arguments()
     if geometry["input_axes"] is not None:
         # A matrix is the same by its rank; Keras 3.15 gives the axes of any other by itself.
-        if fits or len(slot.variable.shape) == 2:
+        if fits or len(slot.shape) == 2:
             return {}
         return {key: geometry[key] for key in ("input_axes", "output_axes")}
-    strides = slot.kernel.geometry.strides
+    strides = slot.geometry.strides
     geometry["strides"] = strides[0] if len(set(strides)) == 1 else strides
     return {key: value for key, value in geometry.items() if value != DEFAULTS[key]}
 

@@ -10,15 +10,13 @@ from collections.abc import Iterator
 import keras
 
 from keras_he.audit_model.initializer_assumptions import Claim, written
-from keras_he.audit_model.kernel_facts import Kernel
+from keras_he.audit_model.kernel_facts import ObservedVariable
 from keras_he.audit_model.verdicts import Subject
 from keras_he.errors import KerasHeError
 from keras_he.initializers.activation_argument import read_activation
-from keras_he.layers.variables import maker
 from keras_he.reports.data import Finding
 from keras_he.theory.activations import Activation
 from keras_he.theory.activations import gain as moments_gain
-from keras_he.theory.kernel_geometry import geometry_fans
 from keras_he.theory.standard_deviation import standard_deviation
 
 _DRAWN = 1.5  # by which a kernel's size may miss that of its initializer, sampling aside
@@ -34,28 +32,27 @@ def causes(subject: Subject) -> Iterator[Finding]:
     yield from _misplaced(subject)
 
 
-def _drew(claim: Claim, kernel: Kernel) -> bool:
+def _drew(claim: Claim, kernel: ObservedVariable) -> bool:
     """Returns whether a kernel has the size that its initializer draws."""
     assert claim.std is not None
     if not kernel.std > 0.0:
         return False
-    size = math.prod(kernel.sight.slot.variable.shape)
+    size = math.prod(kernel.shape)
     allowed = math.log(_DRAWN) + _RARE / math.sqrt(2 * size)
     return abs(math.log(kernel.std / claim.std)) < allowed
 
 
-def _fan(subject: Subject, kernel: Kernel, claim: Claim) -> Iterator[Finding]:
+def _fan(subject: Subject, kernel: ObservedVariable, claim: Claim) -> Iterator[Finding]:
     """Yields where an initializer counts other fans than the layer has."""
-    slot = kernel.sight.slot
-    if claim.fans is None or slot.kernel is None or slot.name == "embeddings":
+    right = kernel.fans
+    if claim.fans is None or right is None or kernel.name == "embeddings":
         return
-    right = geometry_fans(tuple(slot.variable.shape), slot.kernel.geometry)
     # Of gates side by side Keras' average counts all as one output, and recurrent layers were
     # tuned with it; their states are bounded, so it does not add up over depth.
-    if slot.kernel.geometry.gates > 1 and claim.mode == "fan_avg":
+    if kernel.geometry and kernel.geometry.gates > 1 and claim.mode == "fan_avg":
         return
     # A first layer passes no gradient on, so of its average the fan-in alone counts.
-    mode = "fan_in" if kernel.sight.behind == 0 and claim.mode == "fan_avg" else claim.mode
+    mode = "fan_in" if kernel.kernels_before == 0 and claim.mode == "fan_avg" else claim.mode
     ratio = standard_deviation(1.0, claim.fans, mode) / standard_deviation(1.0, right, mode)
     threshold = subject.thresholds["fan"]
     if 1 / threshold < ratio < threshold:
@@ -66,26 +63,26 @@ def _fan(subject: Subject, kernel: Kernel, claim: Claim) -> Iterator[Finding]:
         kernel,
         f"{type(claim.initializer).__name__} counts fans of {claim.fans[0]:g} and "
         f"{claim.fans[1]:g}, and the layer has {right[0]:g} and {right[1]:g}: {size}",
-        written(claim, slot, _chosen(subject, kernel, claim)),
+        written(claim, kernel, _chosen(subject, kernel, claim)),
     )
 
 
-def _chosen(subject: Subject, kernel: Kernel, claim: Claim) -> Activation:
+def _chosen(subject: Subject, kernel: ObservedVariable, claim: Claim) -> Activation:
     """Returns the activation to write: the claimed one, unless its gain is known to be wrong."""
     claimed = claim.activation or read_activation("linear")
     counted = _counted(kernel, claim)
-    if counted is None or (kernel.sight.behind == 0 and claim.activation is not None):
+    if counted is None or (kernel.kernels_before == 0 and claim.activation is not None):
         return claimed
     close = _ratio(claimed, counted, claim.mode) < subject.thresholds["gain"]
     return claimed if close and claim.activation is not None else counted
 
 
-def _activation(subject: Subject, kernel: Kernel, claim: Claim) -> Iterator[Finding]:
+def _activation(subject: Subject, kernel: ObservedVariable, claim: Claim) -> Iterator[Finding]:
     """Yields where an initializer makes up for another activation than there is."""
     counted = _counted(kernel, claim)
     if claim.activation is None or counted is None or not _matters(kernel, claim):
         return
-    slot, where = kernel.sight.slot, "behind" if claim.mode == "fan_out" else "in front of"
+    where = "behind" if claim.mode == "fan_out" else "in front of"
     mine, slope = claim.activation, counted.negative_slope
     if (
         mine.negative_slope is not None
@@ -97,7 +94,7 @@ def _activation(subject: Subject, kernel: Kernel, claim: Claim) -> Iterator[Find
             kernel,
             f"the slope of {claim.initializer!r} is {mine.negative_slope:g}, and that {where} "
             f"the kernel is {slope or 0.0:.3g}{_aside(kernel)}",
-            written(claim, slot, counted),
+            written(claim, kernel, counted),
         )
         return
     ratio = _ratio(mine, counted, claim.mode)
@@ -109,32 +106,32 @@ def _activation(subject: Subject, kernel: Kernel, claim: Claim) -> Iterator[Find
         kernel,
         f"the gain {claimed:.3f} is that of {mine.name}, and {where} the kernel stands "
         f"{counted.name or 'a function of your own'}, whose gain is {right:.3f}{_aside(kernel)}",
-        written(claim, slot, counted),
+        written(claim, kernel, counted),
     )
 
 
-def _matters(kernel: Kernel, claim: Claim) -> bool:
+def _matters(kernel: ObservedVariable, claim: Claim) -> bool:
     """Returns whether a kernel has a gain that can be right or wrong.
 
     The first kernel is given the data, whose size is the user's. Keras' average with scale 1
     speaks of no activation: it is what layers have unasked.
     """
     keras_average = claim.mode == "fan_avg" and claim.gain == 1.0
-    if claim.mode != "fan_out" and kernel.sight.behind == 0:
+    if claim.mode != "fan_out" and kernel.kernels_before == 0:
         return False
     return not keras_average
 
 
-def _aside(kernel: Kernel) -> str:
+def _aside(kernel: ObservedVariable) -> str:
     """Returns what is said of a kernel whose size a normalisation takes away."""
-    return " (the normalisation behind it takes size away)" if kernel.sight.normalised else ""
+    return " (the normalisation behind it takes size away)" if kernel.normalised else ""
 
 
-def _counted(kernel: Kernel, claim: Claim) -> Activation | None:
+def _counted(kernel: ObservedVariable, claim: Claim) -> Activation | None:
     """Returns the activation that counts in a mode, as far as it is known."""
     if claim.mode != "fan_out":
-        return kernel.wanted
-    units = kernel.sight.units
+        return kernel.expected
+    units = kernel.units
     if units is None:
         return None
     try:
@@ -154,28 +151,23 @@ def _ratio(one: Activation, other: Activation, mode: str) -> float:
 
 def _misplaced(subject: Subject) -> Iterator[Finding]:
     """Yields where a variance follows from fans, and there are none."""
-    for slot, claim in subject.others:
-        table = slot.name == "embeddings"
-        flat = len(slot.variable.shape) < 2
+    for one, claim in subject.others:
+        table = one.name == "embeddings"
+        flat = len(one.shape) < 2
         scaled = isinstance(claim.initializer, keras.initializers.VarianceScaling)
-        if not scaled or not (table or flat) or slot.left == "frozen":
+        if not scaled or not (table or flat) or one.left == "frozen":
             continue
-        right = (
-            geometry_fans(tuple(slot.variable.shape), slot.kernel.geometry)
-            if (table and slot.kernel)
-            else None
-        )
-        if right is not None and claim.fans == right:
+        if table and one.fans is not None and claim.fans == one.fans:
             continue
         what = (
             "a table that is looked up: each output reads one row, however many there are"
             if table
-            else f"{slot.name}, which has no fans"
+            else f"{one.name}, which has no fans"
         )
         yield Finding(
             "misplaced",
-            maker(slot),
+            one.configured_layer,
             f"{type(claim.initializer).__name__} scales {what}",
             f'{claim.attribute}="{"uniform" if table else "zeros"}"',
-            (slot.path,),
+            (one.path,),
         )

@@ -1,225 +1,148 @@
-"""One forward pass that looks and changes nothing: what each kernel makes of what it is given.
+"""One forward pass that observes and changes nothing: the pre-activation of each kernel.
 
-Of each call of a layer with kernels the pre-activation is seen, its bias included, and of each
+At each call of a layer with kernels the pre-activation is observed, its bias included, and at each
 activation which of its units pass no gradient. Nothing is refused: NaN, zeros and kernels that are
 not linear are what an audit is there to show.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_he.backend.keras_private import holds, layers_inside
+from keras_he.audit_model.kernel_facts import ObservedVariable, Units
+from keras_he.backend.keras_private import layers_inside
 from keras_he.backend.tensors import float_tensors, mean_square, number
-from keras_he.layers.variables import Slot, is_normalisation
+from keras_he.layers.kinds import ACTIVATIONS, SEPARABLE, is_normalisation
+from keras_he.passes.kernel_watcher import LayerCall, OriginWatcher, depthwise_output
 from keras_he.passes.preceding_activation import moments_in_front
-from keras_he.passes.special_layers import SEPARABLE, all_steps, depthwise_half
-from keras_he.passes.tensor_origins import ACTIVATIONS, UNKNOWN, Origin, Trace
+from keras_he.passes.tensor_origins import UNKNOWN, Origin
 
-# A unit that moves by less than this share of what it is given passes no gradient to speak of.
-_STILL = 1e-3
+_STILL = 1e-3  # a unit whose output moves by less than this share of its input passes no gradient
 _FEWEST = 8  # values of a unit, below which nothing is said of it
 _FLAT = 0.05  # share of its steepest slope, below which a sigmoid is saturated
 _STEEP = 0.5  # share of its steepest slope that a sigmoid has around 0
 
 
-@dataclass
-class Units:
-    """What an activation does to a batch.
-
-    `dead` is the share of units that hardly move though what they are given moves; `None` where it
-    acts across elements, or there are too few values. `saturated` is the share of values where a
-    sigmoid is flat; 0 of any other activation.
-    """
-
-    activation: Any
-    dead: float | None = None
-    saturated: float = 0.0
-
-
-@dataclass(eq=False)
-class Sight:
-    """What was seen of one kernel.
-
-    Attributes:
-        slot: The kernel.
-        order: Its place in the order of execution, `None` where it was not reached.
-        moments: Second moment of the pre-activation at each call.
-        mean: Mean of the pre-activation at the first call.
-        given: Second moment of what its layer was given at the first call.
-        made: Second moment of what its layer returned, where no pre-activation is seen.
-        activation: The activation in front, `None` for none.
-        units: What the activation behind it does.
-        sources: Variables of the kernels whose size the signal has that it is given.
-        behind: Number of kernels on the longest way back.
-        normalised: Whether a normalisation stands behind it, in front of any other kernel.
-    """
-
-    slot: Slot
-    order: int | None = None
-    moments: list[float] = field(default_factory=list)
-    mean: float = math.nan
-    given: float = math.nan
-    made: float = math.nan
-    activation: Any = None
-    units: Units | None = None
-    sources: frozenset[int] = frozenset()
-    behind: int = 0
-    normalised: bool = False
-
-
-@dataclass
-class _Open:
-    """A call of a layer with kernels that is going on."""
-
-    layer: Any
-    inputs: list[Origin]
-    seen: bool = False
-
-
-class Observation:
+class Observation(OriginWatcher):
     """The watcher of an audit.
 
     Args:
         found: The variables of the model.
-        trace: The trace of the pass, which knows the model's inputs.
+        inputs: The tensors that the model is given.
         paths: Paths of the layers, by their identity.
         progress: Called after each layer.
+
+    Attributes:
+        kernels: The records of the kernels, by the identity of their variable.
+        calls: Shapes of pre-activations call by call, by the identity of the layer.
+        broken: Layers that return NaN or infinity for finite inputs, in order.
     """
 
     def __init__(
         self,
-        found: Sequence[Slot],
-        trace: Trace,
-        paths: dict[int, str],
-        progress: Callable[[], None] = lambda: None,
+        found: Iterable[ObservedVariable],
+        inputs: Iterable[Any],
+        paths: Mapping[int, str],
+        progress: Callable[[], None],
     ) -> None:
-        self._trace, self._paths, self._progress = trace, paths, progress
-        self.sights = {id(one.variable): Sight(one) for one in found if one.role == "kernel"}
-        self._kernels: dict[int, list[Sight]] = {}
-        for sight in self.sights.values():
-            self._kernels.setdefault(id(sight.slot.layer), []).append(sight)
-        self._open: list[_Open] = []
-        self._reached = 0
+        self.kernels = {id(one.variable): one for one in found if one.role == "kernel"}
+        super().__init__(self.kernels.values(), inputs, paths, progress)
         self._read: dict[int, tuple[Any, bool, tuple[float, float] | None]] = {}
-        self.calls: dict[int, list[tuple[int, ...]]] = {}  # shapes of pre-activations, by layer
-        self.broken: list[str] = []  # layers that make NaN or infinity of finite numbers, in order
+        self.calls: dict[int, list[tuple[int, ...]]] = {}
+        self.broken: list[str] = []
 
-    def on_call(self, layer: Any, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Runs a layer, and records where its outputs came from."""
-        inputs = self._trace.origins(self._path(layer), float_tensors((args, kwargs)))
-        kernels = self._kernels.get(id(layer), [])
-        if isinstance(layer, keras.layers.RNN):
-            kernels = [one for inner in layers_inside(layer) for one in self._of(inner)]
-        for position, sight in enumerate(kernels):
-            self._reach(sight, inputs, kernels[position - 1] if position else None)
-        if isinstance(layer, keras.layers.TimeDistributed):
-            call = partial(all_steps, layer, call)
+    def kernels_of(self, layer: Any) -> Sequence[ObservedVariable]:
+        """Returns the kernels of a layer, of a recurrent one those of its cells."""
+        own = super().kernels_of
+        if not isinstance(layer, keras.layers.RNN):
+            return own(layer)
+        return [kernel for inner in layers_inside(layer) for kernel in own(inner)]
+
+    def run(self, call: LayerCall) -> Any:
+        """Runs a layer, and observes its kernels."""
+        layer, kernels = call.layer, call.kernels
+        before = None
+        for kernel in kernels:
+            self._reach(kernel, call.inputs, before)
+            before = kernel
         if not kernels or isinstance(layer, keras.layers.RNN):
-            outputs = call(*args, **kwargs)
-        else:
-            outputs = self._kernel_call(layer, call, args, kwargs, inputs)
-        return self._finish(layer, kernels, inputs, outputs)
-
-    def on_activation(self, layer: Any, activation: Callable[[Any], Any], value: Any) -> Any:
-        """Looks at a pre-activation, and at what the activation makes of it."""
-        current = self._open[-1] if self._open else None
-        if current is not None and current.layer is layer:
-            current.seen = True
-            self.calls.setdefault(id(layer), []).append(tuple(value.shape))
-            kernels = self._of(layer)
-            _look(kernels[-1], value)
-            self._trace.kernel_output(value, current.inputs, _keys(kernels))
-        (source,) = self._trace.origins(self._path(layer), [value])
-        result = activation(value)
-        linear = activation is keras.activations.linear
-        if not linear:
-            self._units(layer, activation, value, result, source)
-        self._trace.activated(result, source, None if linear else activation)
-        return result
-
-    def _kernel_call(
-        self, layer: Any, call: Callable[..., Any], args: Any, kwargs: Any, inputs: list[Origin]
-    ) -> Any:
-        kernels = self._of(layer)
+            return call.run()
         if isinstance(layer, SEPARABLE):
-            _look(kernels[0], depthwise_half(layer, args[0]))
-        self._open.append(_Open(layer, inputs))
-        try:
-            outputs = call(*args, **kwargs)
-        finally:
-            seen = self._open.pop().seen
-        if not seen and len(kernels) == 1 and float_tensors(outputs):
+            _look(kernels[0], depthwise_output(layer, call.args[0]))
+        outputs = self.observe(call)
+        if not call.observed and len(kernels) == 1 and float_tensors(outputs):
             _look(kernels[0], float_tensors(outputs)[0])
         return outputs
 
-    def _reach(self, sight: Sight, inputs: Sequence[Origin], before: Sight | None) -> None:
-        """Records what is in front of a kernel, and `before` it in the same layer."""
-        if sight.order is not None:
-            return
-        sight.order = self._reached
-        self._reached += 1
-        if not inputs:
-            return
-        sight.behind = max(one.kernels for one in inputs)
-        if before is not None:  # nothing stands between the halves of a separable convolution
-            sight.sources = frozenset([id(before.slot.variable)])
-            sight.given = before.given
-            return
-        sight.given = mean_square(inputs[0].tensor)
-        sight.activation = inputs[0].activation
-        sight.sources = frozenset().union(*(one.sources for one in inputs))
+    def kernel_output(self, call: LayerCall, value: Any) -> Any:
+        """Observes a pre-activation."""
+        self.calls.setdefault(id(call.layer), []).append(tuple(value.shape))
+        _look(call.kernels[-1], value)
+        return value
 
-    def _finish(self, layer: Any, kernels: Any, inputs: list[Origin], outputs: Any) -> Any:
-        normalises = is_normalisation(layer)
-        for tensor in float_tensors(outputs):
-            if self._trace.knows(tensor):
-                continue
-            moment = mean_square(tensor)
-            if not math.isfinite(moment):
-                self._break(layer, inputs)
-            if kernels:
-                # What a recurrent layer or an embedding gives is not of size 1, nor linear.
-                hidden = isinstance(layer, (keras.layers.RNN, keras.layers.Embedding))
-                kernels[-1].made = moment if hidden else math.nan
-                known = UNKNOWN if hidden else None
-                self._trace.kernel_output(tensor, inputs, _keys(kernels), known)
-            elif self._holds_kernels(layer):
-                self._trace.composed(self._path(layer), tensor, inputs)
-            else:
-                self._trace.passed(layer, tensor, inputs, moment)
-            if isinstance(layer, ACTIVATIONS) and inputs:
-                self._units(layer, layer, inputs[0].tensor, tensor, inputs[0])
-        if normalises:
-            for origin in inputs:
+    def output_activation(self, call: LayerCall) -> Any:
+        """Returns the activation that an output passed: unknown of a table or a recurrent layer."""
+        return UNKNOWN if _hides_size(call.layer) else None
+
+    def output(self, call: LayerCall, tensor: Any) -> float:
+        """Returns the second moment of an output, and observes activations and normalisations."""
+        moment = mean_square(tensor)
+        if not math.isfinite(moment):
+            self._break(call)
+        if call.kernels:
+            call.kernels[-1].output_moment = moment if _hides_size(call.layer) else math.nan
+        if isinstance(call.layer, ACTIVATIONS) and call.inputs:
+            source = call.inputs[0]
+            self.activated(call.layer, call.layer, source.tensor, tensor, source)
+        if is_normalisation(call.layer):
+            for origin in call.inputs:
                 for key in origin.nearest:
-                    self.sights[key].normalised = True
-        self._progress()
-        return outputs
+                    self.kernels[key].normalised = True
+        return moment
 
-    def _break(self, layer: Any, inputs: Sequence[Origin]) -> None:
-        """Names a layer that makes NaN or infinity, and not one that is given it."""
-        inner = any(one.startswith(f"{self._path(layer)}/") for one in self.broken)
-        if not inner and all(math.isfinite(mean_square(origin.tensor)) for origin in inputs):
-            self.broken.append(self._path(layer))
-
-    def _units(self, layer: Any, activation: Any, value: Any, result: Any, source: Origin) -> None:
-        """Records what an activation does, with the kernel that it stands behind."""
-        behind = [self.sights[key] for key in source.nearest if key in self.sights]
-        if len(behind) != 1 or behind[0].units is not None:
+    def activated(
+        self, layer: Any, activation: Any, value: Any, result: Any, source: Origin
+    ) -> None:
+        """Records what an activation does, with the kernel that precedes it."""
+        nearest = [self.kernels[key] for key in source.nearest if key in self.kernels]
+        if len(nearest) != 1 or nearest[0].units is not None:
             return
-        sight = behind[0]
-        acts, bounds = self._kind(activation)
-        sight.units = Units(activation)
-        if acts and tuple(value.shape) == tuple(result.shape):
-            first = getattr(sight.slot.layer, "data_format", None) == "channels_first"
-            sight.units.dead = _dead(value, result, 1 if first and len(value.shape) > 2 else -1)
-            sight.units.saturated = _outside(value, bounds)
+        kernel = nearest[0]
+        elementwise, bounds = self._kind(activation)
+        kernel.units = Units(activation)
+        if elementwise and tuple(value.shape) == tuple(result.shape):
+            first = getattr(kernel.layer, "data_format", None) == "channels_first"
+            kernel.units.dead = _dead(value, result, 1 if first and len(value.shape) > 2 else -1)
+            kernel.units.saturated = _outside(value, bounds)
+
+    def _reach(
+        self,
+        kernel: ObservedVariable,
+        inputs: Sequence[Origin],
+        before: ObservedVariable | None,
+    ) -> None:
+        """Records the inputs of a kernel, or the kernel `before` it in the same layer."""
+        if not self.reach(kernel) or not inputs:
+            return
+        kernel.kernels_before = max(one.kernels for one in inputs)
+        if before is not None:  # no activation stands between the halves of a separable convolution
+            kernel.sources = frozenset([id(before.variable)])
+            kernel.input_moment = before.input_moment
+            return
+        kernel.input_moment = mean_square(inputs[0].tensor)
+        kernel.activation = inputs[0].activation
+        kernel.sources = frozenset().union(*(one.sources for one in inputs))
+
+    def _break(self, call: LayerCall) -> None:
+        """Names a layer whose output is NaN or infinity, if its inputs are not."""
+        path = self.path(call.layer)
+        inner = any(one.startswith(f"{path}/") for one in self.broken)
+        if not inner and all(math.isfinite(mean_square(origin.tensor)) for origin in call.inputs):
+            self.broken.append(path)
 
     def _kind(self, activation: Any) -> tuple[bool, tuple[float, float] | None]:
         """Returns whether an activation acts element by element, and where a sigmoid is steep."""
@@ -230,31 +153,21 @@ class Observation:
             self._read[id(activation)] = known
         return known[1:]
 
-    def _of(self, layer: Any) -> list[Sight]:
-        return self._kernels.get(id(layer), [])
 
-    def _path(self, layer: Any) -> str:
-        return self._paths.get(id(layer)) or str(layer.name)
-
-    def _holds_kernels(self, layer: Any) -> bool:
-        """Returns whether layers inside a layer have kernels."""
-        return holds(layer, self._kernels)
+def _hides_size(layer: Any) -> bool:
+    """Returns whether the output of a layer is not of size 1, nor linear in its kernels."""
+    return isinstance(layer, (keras.layers.RNN, keras.layers.Embedding))
 
 
-def _look(sight: Sight, value: Any) -> None:
+def _look(kernel: ObservedVariable, value: Any) -> None:
     """Records the moments of a pre-activation."""
-    sight.moments.append(mean_square(value))
-    if len(sight.moments) == 1:
-        sight.mean = number(keras.ops.mean(keras.ops.cast(value, "float32")))
-
-
-def _keys(kernels: Sequence[Sight]) -> list[int]:
-    """Returns the key of the kernel that sets the size of what comes out."""
-    return [id(kernels[-1].slot.variable)]
+    kernel.moments.append(mean_square(value))
+    if len(kernel.moments) == 1:
+        kernel.mean = number(keras.ops.mean(keras.ops.cast(value, "float32")))
 
 
 def _dead(value: Any, result: Any, channel: int) -> float | None:
-    """Returns the share of units that hardly move while what they are given moves."""
+    """Returns the share of units that hardly move while their pre-activation moves."""
     units = value.shape[channel]
     if math.prod(value.shape) < _FEWEST * units:
         return None
@@ -264,10 +177,10 @@ def _dead(value: Any, result: Any, channel: int) -> float | None:
         numbers = keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32"))
         return numbers.max(axis=axes) - numbers.min(axis=axes)
 
-    given, made = moves(value), moves(result)
-    if not np.isfinite(given).all():
+    before, after = moves(value), moves(result)
+    if not np.isfinite(before).all():
         return None
-    return float(np.mean((given > 0.0) & (made <= _STILL * given)))
+    return float(np.mean((before > 0.0) & (after <= _STILL * before)))
 
 
 def _outside(value: Any, bounds: tuple[float, float] | None) -> float:

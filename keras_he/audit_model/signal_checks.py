@@ -6,13 +6,13 @@ from itertools import takewhile
 from statistics import median
 
 from keras_he.audit_model.initializer_assumptions import written
-from keras_he.audit_model.kernel_facts import Kernel
+from keras_he.audit_model.kernel_facts import ObservedVariable
 from keras_he.audit_model.verdicts import Subject
 from keras_he.backend.tensors import mean_square
 from keras_he.errors import KerasHeError
 from keras_he.initializers.activation_argument import read_activation
-from keras_he.layers.rules import has_fixed_threshold
-from keras_he.layers.variables import maker, remade_initializer
+from keras_he.layers.kinds import has_fixed_threshold
+from keras_he.layers.variables import remade_initializer
 from keras_he.reports.data import Finding
 from keras_he.theory.activations import Activation, depth_factors
 
@@ -37,20 +37,20 @@ def symptoms(subject: Subject) -> Iterator[Finding]:
 
 
 def _nonfinite(subject: Subject) -> Iterator[Finding]:
-    for slot in subject.bad_weights:
+    for one in subject.bad_weights:
         yield Finding(
             "nonfinite",
-            slot.path.rpartition("/")[0],
-            f"{slot.path} holds NaN or infinity",
+            one.path.rpartition("/")[0],
+            f"{one.path} holds NaN or infinity",
             subject.initialize(),
-            (slot.path,),
+            (one.path,),
         )
     if not subject.batch_finite:
         yield Finding("nonfinite", "the input", "the batch holds NaN or infinity", subject.cleaned)
     if subject.bad_weights or not subject.batch_finite:
         return  # what layers make of them is no news
     for layer in subject.broken[:1]:
-        paths = tuple(kernel.path for kernel in subject.kernels if kernel.layer == layer)
+        paths = tuple(kernel.path for kernel in subject.kernels if kernel.configured_layer == layer)
         yield Finding(
             "nonfinite",
             layer,
@@ -84,30 +84,30 @@ def _constant(subject: Subject) -> Iterator[Finding]:
             )
 
 
-def _drawn_anew(subject: Subject, kernel: Kernel) -> str:
+def _drawn_anew(subject: Subject, kernel: ObservedVariable) -> str:
     """Returns the argument that draws a kernel as it should be."""
     if kernel.claim is None:
         return subject.initialize(kernel.path)
-    if kernel.sight.slot.name == "embeddings":
+    if kernel.name == "embeddings":
         return f'{kernel.claim.attribute}="uniform"'
     claim = kernel.claim._replace(mode="fan_in")
     if claim.fans is None:
         claim = claim._replace(law="normal")
-    wanted = kernel.wanted if kernel.sight.behind else read_activation("linear")
-    return written(claim, kernel.sight.slot, wanted or read_activation("relu"))
+    wanted = kernel.expected if kernel.kernels_before else read_activation("linear")
+    return written(claim, kernel, wanted or read_activation("relu"))
 
 
 def _identical(subject: Subject) -> Iterator[Finding]:
-    alike: dict[tuple[float, ...], list[Kernel]] = {}
+    alike: dict[tuple[float, ...], list[ObservedVariable]] = {}
     for kernel in subject.kernels:
-        if kernel.print and not kernel.frozen:
-            alike.setdefault(kernel.print, []).append(kernel)
+        if kernel.first_values and not kernel.frozen:
+            alike.setdefault(kernel.first_values, []).append(kernel)
     for kernels in alike.values():
         if len(kernels) > 1:
             paths = tuple(kernel.path for kernel in kernels)
             yield Finding(
                 "identical",
-                kernels[1].layer,
+                kernels[1].configured_layer,
                 f"{', '.join(paths)} hold the same numbers, up to a factor: one seed drew them",
                 subject.initialize(*paths),
                 paths,
@@ -137,17 +137,17 @@ def _signal(subject: Subject) -> Iterator[Finding]:
     lows: dict[int, float] = {}
     told: set[int] = set()
     for kernel in subject.kernels:
-        key, moment = id(kernel.sight.slot.variable), kernel.moment
+        key, moment = id(kernel.variable), kernel.moment
         if math.isnan(moment):
-            moment = kernel.sight.made  # of a recurrent layer
+            moment = kernel.output_moment  # of a recurrent layer
         if math.isnan(moment) or (kernel.is_output and subject.trained):
             continue
-        known = [source for source in kernel.sight.sources if source in highs]
-        high = max((highs[one] for one in known), default=kernel.sight.given)
-        low = max((lows[one] for one in known), default=kernel.sight.given)
-        inherited = kernel.constant or any(one in told for one in kernel.sight.sources)
+        known = [source for source in kernel.sources if source in highs]
+        high = max((highs[one] for one in known), default=kernel.input_moment)
+        low = max((lows[one] for one in known), default=kernel.input_moment)
+        inherited = kernel.constant or any(one in told for one in kernel.sources)
         verdict = ""
-        silent = moment == high == 0.0 and kernel.sight.behind > 0
+        silent = moment == high == 0.0 and kernel.kernels_before > 0
         if silent or moment * limit < min(high, 1.0) * kernel.target:
             verdict, reference = "vanishing", high
         elif moment > limit * max(low, 1.0):
@@ -168,21 +168,21 @@ def _signal(subject: Subject) -> Iterator[Finding]:
         lows[key] = min(low, moment) if low > 0.0 else moment
 
 
-def _silenced(subject: Subject, kernel: Kernel) -> Finding:
+def _silenced(subject: Subject, kernel: ObservedVariable) -> Finding:
     """Returns the finding of a normalisation whose factor is zero, in the one way there is."""
     factor = subject.silent[0]
     return Finding(
         "vanishing",
-        maker(factor),
+        factor.configured_layer,
         f"signal: {factor.path} is zero, and nothing comes to {kernel.path}",
         f'{factor.name}_initializer="ones"',
         (kernel.path,),
     )
 
 
-def _set_right(subject: Subject, kernel: Kernel) -> str:
+def _set_right(subject: Subject, kernel: ObservedVariable) -> str:
     """Returns the line that gives the signal its size, also through a kernel that is frozen."""
-    if has_fixed_threshold(kernel.sight.slot.layer):
+    if has_fixed_threshold(kernel.layer):
         return "threshold=None"
     return _drawn_anew(subject, kernel) if kernel.frozen else subject.initialize()
 
@@ -210,16 +210,16 @@ def _gradient(subject: Subject) -> Iterator[Finding]:
         yield subject.finding(
             verdict,
             culprit,
-            f"gradient: its squared length is {largest.energy:.3g} at {largest.layer}, and at most "
-            f"{best.energy:.3g} {'in front of' if step else 'from'} this layer"
-            f"{'' if step else ' on'}",
+            f"gradient: its squared length is {largest.energy:.3g} at "
+            f"{largest.configured_layer}, and at most {best.energy:.3g} "
+            f"{'in front of this layer' if step else 'from this layer on'}",
             subject.initialize(),
         )
 
 
 def _units(subject: Subject) -> Iterator[Finding]:
     for kernel in subject.kernels:
-        units = kernel.sight.units
+        units = kernel.units
         if units is None:
             continue
         if units.dead is not None and units.dead > subject.thresholds["dead"]:
@@ -227,7 +227,7 @@ def _units(subject: Subject) -> Iterator[Finding]:
                 "dead",
                 kernel,
                 f"{100 * units.dead:.0f}% of the units behind the kernel give the same for every "
-                f"sample: E[y] is {kernel.sight.mean:.3g}, E[y²] {kernel.moment:.3g}",
+                f"sample: E[y] is {kernel.mean:.3g}, E[y²] {kernel.moment:.3g}",
                 _ZERO_BIAS if _has_large_bias(subject, kernel) else subject.initialize(),
             )
         if units.saturated <= subject.thresholds["saturated"]:
@@ -244,20 +244,17 @@ def _units(subject: Subject) -> Iterator[Finding]:
             )
 
 
-def _has_large_bias(subject: Subject, kernel: Kernel) -> bool:
+def _has_large_bias(subject: Subject, kernel: ObservedVariable) -> bool:
     """Returns whether the initializer of a kernel's bias returns values that are too large."""
-    layer = kernel.sight.slot.layer
     for bias in subject.biases:
-        make = remade_initializer(layer, "bias") if bias.layer is layer else None
-        if make is not None:
-            made = make(tuple(bias.variable.shape), dtype=bias.variable.dtype)
-            if mean_square(made) > 1.0:
-                return True
+        make = remade_initializer(kernel.layer, "bias") if bias.layer is kernel.layer else None
+        if make is not None and mean_square(make(bias.shape, dtype=bias.variable.dtype)) > 1.0:
+            return True
     return False
 
 
 def _residual(subject: Subject) -> Iterator[Finding]:
-    by_key = {id(kernel.sight.slot.variable): kernel for kernel in subject.kernels}
+    by_key = {id(kernel.variable): kernel for kernel in subject.kernels}
     for run in subject.runs:
         moments = [one for one in run.moments if one > 0.0]
         ends = list(dict.fromkeys(key for key, _ in run.branches if key in by_key))
@@ -271,7 +268,7 @@ def _residual(subject: Subject) -> Iterator[Finding]:
         paths = tuple(by_key[key].path for key in ends)
         yield Finding(
             "unscaled-residual",
-            by_key[ends[0]].layer,
+            by_key[ends[0]].configured_layer,
             f"the trunk grows {growth:.3g} times over {run.sums} sums: the kernels that end its "
             f"branches are not scaled by its depth",
             subject.initialize(*paths),
@@ -292,16 +289,16 @@ def _depth(subject: Subject) -> Iterator[Finding]:
             )
 
 
-def growths(subject: Subject, *, restart: bool) -> Iterator[tuple[Kernel, float]]:
+def growths(subject: Subject, *, restart: bool) -> Iterator[tuple[ObservedVariable, float]]:
     """Yields each kernel with the growth of an error on the worst way; `restart`ed at limits."""
     grown: dict[int, float] = {}
     for kernel in subject.kernels:
-        before = max((grown.get(one, 1.0) for one in kernel.sight.sources), default=1.0)
-        factor = _factor(kernel.wanted) if kernel.sight.sources else 1.0
+        before = max((grown.get(one, 1.0) for one in kernel.sources), default=1.0)
+        factor = _factor(kernel.expected) if kernel.sources else 1.0
         growth = max(before * factor, 1.0)
         yield kernel, growth
         over = restart and growth >= subject.thresholds["depth"]
-        grown[id(kernel.sight.slot.variable)] = 1.0 if over else growth
+        grown[id(kernel.variable)] = 1.0 if over else growth
 
 
 def _factor(activation: Activation | None) -> float:

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from keras_he.audit_model.initializer_assumptions import Claim
-from keras_he.audit_model.kernel_facts import Kernel
+from keras_he.audit_model.kernel_facts import ObservedVariable
 from keras_he.errors import did_you_mean, invalid
-from keras_he.layers.rules import has_fixed_threshold
-from keras_he.layers.variables import Slot
+from keras_he.layers.kinds import has_fixed_threshold
 from keras_he.reports.data import Finding
 
 # Each with its reason in docs/audit.md.
@@ -61,15 +60,15 @@ class Subject:
         thresholds: See `THRESHOLDS`.
     """
 
-    kernels: list[Kernel]
-    others: list[tuple[Slot, Claim]]
-    biases: list[Slot]
+    kernels: list[ObservedVariable]
+    others: list[tuple[ObservedVariable, Claim]]
+    biases: list[ObservedVariable]
     broken: list[str]
     batch_finite: bool
     single: bool
     trained: bool
-    bad_weights: list[Slot]
-    silent: list[Slot]
+    bad_weights: list[ObservedVariable]
+    silent: list[ObservedVariable]
     runs: list[Any]
     data: str
     cleaned: str
@@ -81,12 +80,14 @@ class Subject:
         if paths:
             listed = ", ".join(f'"{path}"' for path in paths)
             only = f", only=[{listed}]"
-        fixed = [one.path for one in self.kernels if has_fixed_threshold(one.sight.slot.layer)]
+        fixed = [one.path for one in self.kernels if has_fixed_threshold(one.layer)]
         if fixed:
             listed = ", ".join(f'"{path}"' for path in fixed)
             only += f", skip=[{listed}]"
         return f"keras_he.initialize(model{self.data}{only})"
 
-    def finding(self, verdict: str, kernel: Kernel, evidence: str, remedy: str) -> Finding:
+    def finding(
+        self, verdict: str, kernel: ObservedVariable, evidence: str, remedy: str
+    ) -> Finding:
         """Returns a finding about a kernel."""
-        return Finding(verdict, kernel.layer, evidence, remedy, (kernel.path,))
+        return Finding(verdict, kernel.configured_layer, evidence, remedy, (kernel.path,))

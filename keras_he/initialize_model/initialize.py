@@ -1,14 +1,14 @@
 """Whole models: one call that gives every kernel the right scale, and tells what it did."""
 
 import secrets
+from itertools import pairwise
 from typing import Any, Literal
 
 import keras
 
 from keras_he.errors import KerasHeError, did_you_mean, invalid
-from keras_he.initialize_model.measure import Settings
-from keras_he.initialize_model.plan import Plan, follows, make_plan
-from keras_he.initialize_model.planned_variable import Entry, seed_of
+from keras_he.initialize_model.plan import Plan, Request, follows, make_plan
+from keras_he.initialize_model.planned_variable import PlannedVariable, Settings, seed_of
 from keras_he.initialize_model.write import apply, assignments, reproduced
 from keras_he.notes import Note
 from keras_he.passes.forward import watched
@@ -98,19 +98,8 @@ def initialize(
     batch = _batch(model, data, seed_of(seed, "the batch"))
     survey = survey_of(model, batch)
     progress = Progress(len(watched(model)))
-    plan = make_plan(
-        model,
-        survey,
-        batch,
-        settings,
-        seed,
-        measures=measures,
-        residual=residual,
-        statistics=statistics,
-        only=only,
-        skip=skip,
-        progress=progress.step,
-    )
+    request = Request(settings, seed, measures, residual, statistics, only, skip)
+    plan = make_plan(model, survey, batch, request, progress.step)
     progress.close()
     initializers = assignments(plan)
     report = _report(model, plan, seed, reproduced(model, plan, initializers), written=not dry_run)
@@ -155,7 +144,7 @@ def _report(model: Any, plan: Plan, seed: int, again: set[int], *, written: bool
         mode=plan.settings.mode,
         law=plan.settings.law,
         seed=seed,
-        rows=tuple(_row(entry, plan, again) for entry in plan.entries),
+        rows=tuple(_row(one, plan, again) for one in plan.variables),
         warnings=(*plan.notes, *_depth(plan), *_optimizer(model)),
         random_layers=tuple(plan.random_layers),
         gradient_spread=_gradient_spread(plan),
@@ -163,28 +152,24 @@ def _report(model: Any, plan: Plan, seed: int, again: set[int], *, written: bool
     )
 
 
-def _row(entry: Entry, plan: Plan, again: set[int]) -> Row:
-    slot, kernel, fans = entry.slot, entry.slot.kernel, entry.fans
-    shape = tuple(slot.variable.shape)
-    clone = ("same" if entry.seed in again else "draws anew") if entry.is_set else ""
-    in_front = None
-    if kernel is not None and entry.order is not None:
-        in_front = activation_name(entry.activation)
+def _row(one: PlannedVariable, plan: Plan, again: set[int]) -> Row:
+    observed = one.geometry is not None and one.order is not None
+    clone = ("same" if one.seed in again else "draws anew") if one.is_set else ""
     return Row(
-        path=slot.path,
-        layer=type(slot.layer).__name__,
-        shape=shape,
-        role=slot.role,
-        fans=fans,
-        activation=in_front,
-        gain=entry.gain,
-        std=entry.std(plan.settings.mode),
-        rule="" if entry.left else entry.rule,
-        left=entry.left,
-        moments=tuple(float(f"{moment:.3g}") for moment in entry.moments),
-        target=entry.target,
+        path=one.path,
+        layer=type(one.layer).__name__,
+        shape=one.shape,
+        role=one.role,
+        fans=one.fans,
+        activation=activation_name(one.activation) if observed else None,
+        gain=one.gain,
+        std=one.std(plan.settings.mode),
+        rule="" if one.left else one.rule,
+        left=one.left,
+        moments=tuple(float(f"{moment:.3g}") for moment in one.moments),
+        target=one.target,
         clone=clone,
-        values=entry.range if entry.value is not None else None,
+        values=one.value_range if one.value is not None else None,
     )
 
 
@@ -196,9 +181,9 @@ def _gradient_spread(plan: Plan) -> float | None:
     `n_in`. The first kernel leads to the input and does not count.
     """
     factors = []
-    for before, entry in zip(plan.chain, plan.chain[1:], strict=False):
-        moments, fans = moments_in_front(entry.activation), entry.fans
-        if moments is None or fans is None or not follows(before, entry):
+    for before, one in pairwise(plan.chain):
+        moments, fans = moments_in_front(one.activation), one.fans
+        if moments is None or fans is None or not follows(before, one):
             return None
         divisor = {
             "fan_in": fans.fan_in,
@@ -212,8 +197,8 @@ def _gradient_spread(plan: Plan) -> float | None:
 def _depth(plan: Plan) -> list[Note]:
     """Returns what is unsafe about the activations of a chain."""
     growth = 1.0
-    for entry in plan.chain[1:]:
-        moments = moments_in_front(entry.activation)
+    for one in plan.chain[1:]:
+        moments = moments_in_front(one.activation)
         if moments is not None:
             growth *= moments.depth / moments.signal
     if growth < _UNSAFE:

@@ -1,6 +1,6 @@
-"""What each variable of a model is to get: decided and measured, with nothing written yet.
+"""What each variable of a model is to get: measured and decided, with nothing written yet.
 
-Everything that can fail, fails here. A plan holds the values of all variables that change; the
+Everything that can fail, fails here. A plan holds the new values of all variables that change; the
 only writer is `write`.
 """
 
@@ -12,17 +12,18 @@ from typing import Any, NamedTuple
 import keras
 
 from keras_he.errors import KerasHeError, NotMeasurable
-from keras_he.initialize_model.measure import Measurement, Settings
-from keras_he.initialize_model.planned_variable import Entry, seed_of
-from keras_he.initialize_model.second_pass import Look, backward_moments
+from keras_he.initialize_model.measure import Measurement
+from keras_he.initialize_model.planned_variable import PlannedVariable, Settings, seed_of
+from keras_he.initialize_model.second_pass import FinalPass, backward_moments
+from keras_he.layers.kinds import has_fixed_threshold
 from keras_he.layers.path_patterns import selected
-from keras_he.layers.rules import Place, has_fixed_threshold
-from keras_he.layers.variables import Slot, layer_paths, not_built, remade_initializer, slots
+from keras_he.layers.variables import remade_initializer, variables
+from keras_he.layers.walk import Place, layer_paths, not_built
 from keras_he.notes import NO_NOTE, Note
 from keras_he.passes.forward import forward
 from keras_he.passes.moving_statistics import MovingStatistics, initial
 from keras_he.passes.preceding_activation import is_rectifier
-from keras_he.passes.tensor_origins import Trace, depth_factors
+from keras_he.passes.tensor_origins import Trace, branch_factors
 from keras_he.reports.data import NOT_REACHED
 from keras_he.theory.standard_deviation import standard_deviation
 
@@ -34,114 +35,42 @@ _NOT_SELECTED = Note("not-selected", "not selected")
 
 @dataclass
 class Plan:
-    """The entries of a model's variables, and what the pass noticed.
+    """The records of a model's variables, and what the pass noticed.
 
     Attributes:
-        entries: One for each variable.
         settings: Law and mode of the kernels.
+        variables: The records.
         notes: What a user should know.
         random_layers: Layers that drew random numbers, which differ between backends.
-        chain: The kernels in order, where the signal takes one way past all of them.
+        chain: The kernels in order, where the signal takes one way through all of them.
         drawn: Final values of kernels that were needed before the model is written.
     """
 
     settings: Settings
-    entries: list[Entry]
+    variables: list[PlannedVariable]
     notes: list[Note] = field(default_factory=list)
     random_layers: list[str] = field(default_factory=list)
+    chain: list[PlannedVariable] = field(default_factory=list)
     drawn: dict[int, Any] = field(default_factory=dict)
-    chain: list[Entry] = field(default_factory=list)
 
-    def final(self, entry: Entry) -> Any:
+    def final(self, one: PlannedVariable) -> Any:
         """Returns the values that a variable gets, `None` of one that is left."""
-        if entry.is_set and entry.gain is not None:
-            known = self.drawn.get(id(entry))
-            if known is not None:
-                return known
-            return entry.draw(self.settings.law, self.settings.mode, entry.gain)
-        return None if entry.left else entry.value
-
-    def final_state(self) -> list[tuple[Any, Any]]:
-        """Returns what the variables will hold, but moving statistics, which are 0."""
-        state = []
-        for entry in self.entries:
-            if entry.slot.role == "statistic" and not entry.left:
-                state.append((entry.slot.variable, _zeros(entry.slot.variable)))
-                continue
-            values = self.final(entry)
-            if values is not None:
-                state.append((entry.slot.variable, values))
-                if entry.is_set:
-                    self.drawn[id(entry)] = values
-        return state
+        if one.is_set and one.gain is not None:
+            known = self.drawn.get(id(one))
+            return one.draw(self.settings, one.gain) if known is None else known
+        return None if one.left else one.value
 
 
-def make_plan(
-    model: Any,
-    survey: Sequence[Place],
-    batch: Any,
-    settings: Settings,
-    seed: int,
-    *,
-    measures: bool,
-    residual: str | None,
-    statistics: str,
-    only: Any,
-    skip: Any,
-    progress: Callable[[], None],
-) -> Plan:
-    """Returns the plan of a model and its `places`; `batch=None` runs no pass."""
-    entries = _entries(slots(model, survey), seed, only, skip)
-    for entry in entries:
-        _check_size(entry)
-        if entry.slot.role == "remade" and not entry.left:
-            _remake(entry)
-    plan = Plan(settings, entries)
-    plan.notes += not_built(survey)
-    if batch is not None:
-        inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, batch)
-        pass_seed = seed_of(seed, "a pass") % 2**32
-        given = _Pass(model, inputs, layer_paths(survey), pass_seed, progress)
-        try:
-            watcher = _measure(plan, given, residual, measures)
-        except KerasHeError as error:
-            if measures:
-                raise
-            text = f"the activations in front are not known: {error}"
-            plan.notes.append(Note("activations-unknown", text))
-        if measures:
-            seen = _look(plan, given, watcher.statistics)
-            if statistics == "batch":
-                _batch_statistics(entries, seen)
-    for entry in entries:
-        if entry.slot.role == "statistic" and not entry.left and entry.value is None:
-            _initial_statistics(entry)
-        if entry.is_set and entry.gain is None:
-            entry.rule = NOT_REACHED
-            entry.gain = 1.0
-    return plan
+class Request(NamedTuple):
+    """What a plan is asked for: the arguments of `initialize` of these names, checked."""
 
-
-def _check_size(entry: Entry) -> None:
-    """Refuses a kernel whose size does not come to its layer's output."""
-    if entry.is_set and has_fixed_threshold(entry.slot.layer):
-        raise NotMeasurable(
-            f"`{entry.slot.path}` must set the size of its layer's output to be initialized. With "
-            "a fixed `threshold` it does not. Give the layer `threshold=None`, or leave the kernel "
-            f'out with `skip="{entry.slot.path}"`.'
-        )
-
-
-def _entries(found: Sequence[Slot], seed: int, only: Any, skip: Any) -> list[Entry]:
-    chosen = selected([slot.path for slot in found], only, skip)
-    return [
-        Entry(
-            slot,
-            seed_of(seed, slot.key),
-            left=slot.left or (NO_NOTE if slot.path in chosen else _NOT_SELECTED),
-        )
-        for slot in found
-    ]
+    settings: Settings
+    seed: int
+    measures: bool
+    residual: str | None
+    statistics: str
+    only: Any
+    skip: Any
 
 
 class _Pass(NamedTuple):
@@ -154,19 +83,81 @@ class _Pass(NamedTuple):
     progress: Callable[[], None]
 
 
-def _measure(plan: Plan, given: _Pass, residual: str | None, measures: bool) -> Measurement:
+def make_plan(
+    model: Any,
+    survey: Sequence[Place],
+    batch: Any,
+    request: Request,
+    progress: Callable[[], None],
+) -> Plan:
+    """Returns the plan of a model and its `places`; `batch=None` runs no pass."""
+    plan = Plan(request.settings, variables(model, survey, PlannedVariable))
+    _select(plan.variables, request)
+    plan.notes += not_built(survey)
+    if batch is not None:
+        inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, batch)
+        pass_seed = seed_of(request.seed, "a pass") % 2**32
+        given = _Pass(model, inputs, layer_paths(survey), pass_seed, progress)
+        try:
+            watcher = _measure(plan, given, request)
+        except KerasHeError as error:
+            if request.measures:
+                raise
+            text = f"the preceding activations are not known: {error}"
+            plan.notes.append(Note("activations-unknown", text))
+        if request.measures:
+            seen = _final_passes(plan, given, watcher.statistics)
+            if request.statistics == "batch":
+                _batch_statistics(plan.variables, seen)
+    for one in plan.variables:
+        if one.role == "statistic" and not one.left and one.value is None:
+            one.rule, one.value = f"{one.name}_initializer", initial(one.layer, one.name)
+        if one.is_set and one.gain is None:
+            one.rule, one.gain = NOT_REACHED, 1.0
+    return plan
+
+
+def _select(found: Sequence[PlannedVariable], request: Request) -> None:
+    """Decides which variables change, and gives each its seed."""
+    chosen = selected([one.path for one in found], request.only, request.skip)
+    for one in found:
+        one.seed = seed_of(request.seed, one.key)
+        one.left = one.left or (NO_NOTE if one.path in chosen else _NOT_SELECTED)
+        one.is_set = one.role == "kernel" and not one.left
+        if one.is_set and has_fixed_threshold(one.layer):
+            raise NotMeasurable(
+                f"`{one.path}` must set the size of its layer's output to be initialized. With a "
+                "fixed `threshold` it does not. Give the layer `threshold=None`, or leave the "
+                f'kernel out with `skip="{one.path}"`.'
+            )
+        if one.role == "remade" and not one.left:
+            _remake(one)
+
+
+def _remake(one: PlannedVariable) -> None:
+    """Makes a bias or a parameter of a normalisation again, as its layer made it."""
+    make = remade_initializer(one.layer, one.name)
+    if make is not None:
+        values = make(one.shape, dtype=one.variable.dtype)
+        one.value = keras.ops.convert_to_tensor(values, dtype=one.variable.dtype)
+        one.rule = f"{one.name}_initializer"
+
+
+def _measure(plan: Plan, given: _Pass, request: Request) -> Measurement:
     """Runs the pass that measures; again, where it finds sums whose branches are to be scaled."""
     state = _unit_state(plan)
-    watcher, trace = _measuring_pass(plan, given, state, {}, measures)
-    factors = depth_factors(trace.runs) if residual == "depth" and measures else {}
+    watcher = _measuring_pass(plan, given, state, {}, request.measures)
+    scales = request.residual == "depth" and request.measures
+    factors = branch_factors(watcher.trace.runs) if scales else {}
     if factors:
-        for entry in plan.entries:
-            if entry.slot.role == "kernel":
-                entry.forget()
-        watcher, trace = _measuring_pass(plan, given, state, factors, measures)
-    for entry in plan.entries:
-        if entry.is_set and entry.gain is None and entry.order is not None:
-            watcher.give_up(entry)
+        for one in plan.variables:
+            if one.role == "kernel":
+                one.forget()
+        watcher = _measuring_pass(plan, given, state, factors, request.measures)
+    for one in plan.variables:
+        if one.is_set and one.gain is None and one.order is not None:
+            watcher.give_up(one)
+    trace = watcher.trace
     plan.notes += watcher.notes + _merges(trace)
     plan.random_layers = watcher.random_layers
     plan.chain = [] if trace.runs or trace.left or trace.unseen else _chain(plan)
@@ -176,137 +167,142 @@ def _measure(plan: Plan, given: _Pass, residual: str | None, measures: bool) -> 
 def _measuring_pass(
     plan: Plan,
     given: _Pass,
-    state: list[tuple[Any, Any]],
+    state: Sequence[tuple[Any, Any]],
     factors: dict[int, float],
     measures: bool,
-) -> tuple[Measurement, Trace]:
+) -> Measurement:
     scope = keras.StatelessScope(state_mapping=state)
-    trace = Trace(keras.tree.flatten(given.inputs))
     watcher = Measurement(
-        plan.entries,
-        plan.settings,
-        scope,
-        trace,
-        given.paths,
-        factors,
+        plan.variables,
+        settings=plan.settings,
+        scope=scope,
+        inputs=keras.tree.flatten(given.inputs),
+        paths=given.paths,
+        factors=factors,
         measures=measures,
         progress=given.progress,
     )
     forward(given.model, given.inputs, scope, watcher, given.seed)
-    return watcher, trace
+    return watcher
 
 
-def _look(plan: Plan, given: _Pass, statistics: MovingStatistics) -> MovingStatistics:
+def _final_passes(plan: Plan, given: _Pass, statistics: MovingStatistics) -> MovingStatistics:
     """Runs the passes over the model as it will be; returns the statistics of the last one."""
     modes = []
     if plan.settings.mode != "fan_in":
-        _look_back(plan, given)
+        _take_to_mode(plan, given)
         modes.append(True)
-    if plan.random_layers and any(one.slot.role == "statistic" for one in plan.entries):
+    if plan.random_layers and any(one.role == "statistic" for one in plan.variables):
         modes.append(False)  # without the random masks, as inference will see it
     for training in modes:
-        scope = keras.StatelessScope(state_mapping=plan.final_state())
-        watcher = Look(plan.entries, scope, training)
+        scope = keras.StatelessScope(state_mapping=_final_state(plan))
+        watcher = FinalPass(plan.variables, scope, training)
         forward(given.model, given.inputs, scope, watcher, given.seed, training=training)
         statistics = watcher.statistics
     return statistics
 
 
-def _chain(plan: Plan) -> list[Entry]:
-    """Returns the kernels in the order of the signal, where it takes one way past all of them.
+def _chain(plan: Plan) -> list[PlannedVariable]:
+    """Returns the kernels in the order of the signal, where it takes one way through all of them.
 
     Of a separable convolution the second half stands for both.
     """
-    reached = sorted(
-        (
-            entry
-            for entry in plan.entries
-            if entry.slot.role == "kernel" and entry.order is not None
-        ),
-        key=lambda entry: entry.order or 0,
-    )
-    chain = list({id(entry.slot.layer): entry for entry in reached}.values())
+    reached = [one for one in plan.variables if one.role == "kernel" and one.order is not None]
+    reached.sort(key=lambda one: one.order or 0)
+    chain = list({id(one.layer): one for one in reached}.values())
     alone = all(
-        entry.behind == place and len(entry.moments) == 1 for place, entry in enumerate(chain)
+        one.kernels_before == place and len(one.moments) == 1 for place, one in enumerate(chain)
     )
     return chain if alone else []
 
 
-def _look_back(plan: Plan, given: _Pass) -> None:
-    """Takes measured gains to the mode: to the fans, or to the gradient that was measured.
+def _take_to_mode(plan: Plan, given: _Pass) -> None:
+    """Changes measured gains to the mode: by the fans, or by the gradient that was measured.
 
     Along a chain of rectifiers a kernel that keeps the signal changes the gradient's second moment
-    by a ratio that is measured, and one that is smaller by its root keeps the gradient. Behind any
-    other activation the ratio is another at another size of the signal.
+    by a ratio that is measured, and one that is smaller by its root keeps the gradient. After any
+    other activation the ratio depends on the size of the signal.
     """
     ratios: dict[int, float] = {}
     if plan.chain:
-        state = _forward_state(plan)
-        moments = backward_moments(given.model, given.inputs, state, plan.chain, given.seed)
-        pairs = zip(plan.chain, plan.chain[1:], moments, moments[1:], strict=False)
-        for before, entry, earlier, later in pairs:
-            if follows(before, entry) and is_rectifier(entry.activation) and earlier and later:
-                ratios[id(entry.slot.layer)] = earlier / later
-    for entry in plan.entries:
-        if entry.is_set and entry.rule == "measured":
-            _take_to_mode(entry, plan.settings.mode, ratios)
+        moments = backward_moments(
+            given.model, given.inputs, _forward_state(plan), plan.chain, given.seed
+        )
+        pairs = zip(plan.chain[:-1], plan.chain[1:], moments[:-1], moments[1:], strict=True)
+        for before, one, earlier, later in pairs:
+            if follows(before, one) and is_rectifier(one.activation) and earlier and later:
+                ratios[id(one.layer)] = earlier / later
+    for one in plan.variables:
+        if one.is_set and one.rule == "measured":
+            ratio = None if one.name == "depthwise_kernel" else ratios.get(id(one.layer))
+            one.gain = _gain_of_mode(one, plan.settings.mode, ratio)
 
 
-def _take_to_mode(entry: Entry, mode: str, ratios: dict[int, float]) -> None:
-    forward_std, fans = entry.std("fan_in"), entry.fans
+def _gain_of_mode(one: PlannedVariable, mode: str, ratio: float | None) -> float:
+    """Returns the gain in a mode of a kernel that was measured forward."""
+    forward_std, backward_std, fans = one.std("fan_in"), one.std("fan_out"), one.fans
     assert forward_std is not None
-    assert fans is not None
-    backward_std = entry.std("fan_out")
-    ratio = ratios.get(id(entry.slot.layer))
-    if ratio is not None and entry.slot.name != "depthwise_kernel":
-        backward_std = forward_std / math.sqrt(ratio)
     assert backward_std is not None
+    assert fans is not None
+    if ratio is not None:
+        backward_std = forward_std / math.sqrt(ratio)
     std = {
         "fan_out": backward_std,
         "fan_avg": math.sqrt(2 / (forward_std**-2 + backward_std**-2)),
     }[mode]
-    entry.gain = float(f"{std / standard_deviation(1.0, fans, mode):.3g}")
+    return float(f"{std / standard_deviation(1.0, fans, mode):.3g}")
 
 
-def follows(before: Entry, entry: Entry) -> bool:
+def follows(before: PlannedVariable, one: PlannedVariable) -> bool:
     """Returns whether nothing that changes sizes, such as pooling, stands between two kernels."""
-    return entry.input_size == math.prod(before.output_shape)
-
-
-def _forward_state(plan: Plan) -> list[tuple[Any, Any]]:
-    """Returns what the variables hold where every kernel keeps the signal."""
-    state = []
-    for entry in plan.entries:
-        if entry.is_set and entry.gain is not None:
-            values = entry.draw(plan.settings.law, "fan_in", entry.gain)
-            state.append((entry.slot.variable, values))
-        elif entry.value is not None and not entry.left:
-            state.append((entry.slot.variable, entry.value))
-    return state
+    return one.input_size == math.prod(before.output_shape)
 
 
 def _unit_state(plan: Plan) -> list[tuple[Any, Any]]:
     """Returns what the variables hold while it is measured: kernels of gain 1, biases of 0."""
     state = []
-    for entry in plan.entries:
-        variable = entry.slot.variable
-        if entry.is_set and not entry.recurrent:
-            state.append((variable, entry.draw(plan.settings.law, "fan_in", 1.0)))
-        elif (entry.slot.role == "statistic" and not entry.left) or (
-            entry.adds_bias and entry.range != (0.0, 0.0)
+    for one in plan.variables:
+        if one.is_set and not one.recurrent:
+            unit = plan.settings._replace(mode="fan_in")
+            state.append((one.variable, one.draw(unit, 1.0)))
+        elif (one.role == "statistic" and not one.left) or (
+            one.adds_bias and one.value_range != (0.0, 0.0)
         ):
-            state.append((variable, _zeros(variable)))
-        elif entry.value is not None:
-            state.append((variable, entry.value))
+            state.append((one.variable, keras.ops.zeros(one.shape, dtype=one.variable.dtype)))
+        elif one.value is not None:
+            state.append((one.variable, one.value))
     return state
 
 
-def _zeros(variable: Any) -> Any:
-    return keras.ops.zeros(variable.shape, dtype=variable.dtype)
+def _forward_state(plan: Plan) -> list[tuple[Any, Any]]:
+    """Returns what the variables hold where every kernel keeps the signal."""
+    state = []
+    for one in plan.variables:
+        if one.is_set and one.gain is not None:
+            unit = plan.settings._replace(mode="fan_in")
+            state.append((one.variable, one.draw(unit, one.gain)))
+        elif one.value is not None and not one.left:
+            state.append((one.variable, one.value))
+    return state
+
+
+def _final_state(plan: Plan) -> list[tuple[Any, Any]]:
+    """Returns what the variables will hold, but moving statistics, which are 0."""
+    state = []
+    for one in plan.variables:
+        if one.role == "statistic" and not one.left:
+            state.append((one.variable, keras.ops.zeros(one.shape, dtype=one.variable.dtype)))
+            continue
+        values = plan.final(one)
+        if values is not None:
+            state.append((one.variable, values))
+            if one.is_set:
+                plan.drawn[id(one)] = values
+    return state
 
 
 def _merges(trace: Trace) -> list[Note]:
-    """Returns what is said of merges that are left as they are."""
+    """Returns the notes about merges that are left as they are."""
     notes = []
     if trace.left:
         counts = ", ".join(f"{count} {name}" for name, count in sorted(trace.left.items()))
@@ -340,30 +336,10 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(different[:8]) + more
 
 
-def _remake(entry: Entry) -> None:
-    """Makes a bias or a parameter of a normalisation again, as its layer made it."""
-    slot = entry.slot
-    make = remade_initializer(slot.layer, slot.name)
-    if make is not None:
-        entry.value = _made(make, slot)
-        entry.rule = f"{slot.name}_initializer"
-
-
-def _initial_statistics(entry: Entry) -> None:
-    entry.rule = f"{entry.slot.name}_initializer"
-    entry.value = initial(entry.slot.layer, entry.slot.name)
-
-
-def _made(initializer: Callable[..., Any], slot: Slot) -> Any:
-    variable = slot.variable
-    values = initializer(tuple(variable.shape), dtype=variable.dtype)
-    return keras.ops.convert_to_tensor(values, dtype=variable.dtype)
-
-
-def _batch_statistics(entries: Sequence[Entry], statistics: MovingStatistics) -> None:
+def _batch_statistics(found: Sequence[PlannedVariable], statistics: MovingStatistics) -> None:
     """Takes over the statistics of the batch, of the layers that took any."""
-    for entry in entries:
-        if entry.slot.role == "statistic" and not entry.left:
-            taken = statistics.of_batch(entry.slot.layer, entry.slot.name)
+    for one in found:
+        if one.role == "statistic" and not one.left:
+            taken = statistics.of_batch(one.layer, one.name)
             if taken is not None:
-                entry.value, entry.rule = taken, "batch statistics"
+                one.value, one.rule = taken, "batch statistics"

@@ -1,79 +1,76 @@
-"""What is decided for each variable: the initializer that makes it, and what was seen of it."""
+"""The record of a variable in a plan: how its new values are made, and what was measured of it."""
 
 import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
 from keras_he.backend.sharding import layout_of
 from keras_he.initializers.kaiming import CLASSES, Kaiming, KaimingOrthogonal
-from keras_he.layers.variables import Slot
-from keras_he.notes import NO_NOTE, Note
+from keras_he.layers.variables import ModelVariable
 from keras_he.sampling.laws import LawName
-from keras_he.theory.kernel_geometry import DEFAULTS, Fans, geometry_fans
 from keras_he.theory.standard_deviation import Mode, standard_deviation
 
 
-@dataclass(eq=False)
-class Entry:
+class Settings(NamedTuple):
+    """What holds for every kernel of a plan."""
+
+    law: LawName
+    mode: Mode
+
+
+@dataclass(eq=False, kw_only=True)
+class PlannedVariable(ModelVariable):
     """A variable of the plan.
 
     Attributes:
-        slot: The variable, and where it stands.
-        left: Why it stays as it is, or nothing.
+        seed: Seed of its values.
+        is_set: Whether it is a kernel that gets new values.
         rule: How its values are found: `"measured"`, `"analytic"`, `"orthogonal per gate"`, the
             name of an initializer of its layer, or `"batch statistics"`.
         gain: Of kernels, the factor over `1 / sqrt(fan)`.
-        target: The second moment that the pre-activation of a kernel is to have; 1, or `1 / n`
-            before a sum, `1 / n²` where an activation stands between.
-        activation: The activation in front, `None` where there is none.
+        target: The second moment that the pre-activation of a kernel is to have: 1, or `1 / n`
+            before a sum, `1 / n²` where an activation ends the branch.
+        activation: The activation that precedes it, `None` where there is none.
         moments: The second moment of the pre-activation, without its bias, at each call.
-        seed: Seed of its values.
-        value: The values of a variable that is no kernel.
-        behind: The number of kernels on the longest way back from what its layer is given.
-        input_size: The number of elements that its layer was given.
+        value: The new values of a variable that is no kernel.
+        kernels_before: The number of kernels on the longest way from the input to its layer.
+        input_size: The number of elements of the inputs of its layer.
         output_shape: Shape of the pre-activation.
-        order: Its place among those that the pass came by, `None` where it did not.
+        order: Its place in the order of execution, `None` where the pass did not reach it.
     """
 
-    slot: Slot
-    seed: int
-    left: Note = NO_NOTE
+    seed: int = 0
+    is_set: bool = False
     rule: str = ""
     gain: float | None = None
     target: float = 1.0
     activation: Any = None
     moments: list[float] = field(default_factory=list)
     value: Any = None
-    behind: int = 0
+    kernels_before: int = 0
     input_size: int = 0
     output_shape: tuple[int, ...] = ()
     order: int | None = None
-    _made: tuple[tuple[str, str, float, bool], Kaiming] | None = None
-
-    @property
-    def is_set(self) -> bool:
-        """Whether it is a kernel that gets new weights."""
-        return self.slot.role == "kernel" and not self.left
+    _made: tuple[tuple[Settings, float, bool], Kaiming] | None = None
 
     @property
     def recurrent(self) -> bool:
         """Whether it carries a recurrent layer's state to its next step."""
-        return self.slot.name == "recurrent_kernel"
+        return self.name == "recurrent_kernel"
 
-    @property
+    @cached_property
     def adds_bias(self) -> bool:
-        """Whether it is a bias that a layer adds to a pre-activation that can be seen."""
-        layer = self.slot.layer
-        seen = not self.slot.unseen and callable(getattr(layer, "activation", None))
-        return self.slot.name == "bias" and seen and self.slot.beside_kernel
+        """Whether it is a bias that a layer adds to a pre-activation that can be observed."""
+        observed = not self.unseen and callable(getattr(self.layer, "activation", None))
+        return self.name == "bias" and observed and self.beside_kernel
 
     @property
     def planned(self) -> Any:
         """The values of a variable that is no kernel, as they will be."""
-        return self.slot.variable.value if self.value is None else self.value
+        return self.variable.value if self.value is None else self.value
 
     def forget(self) -> None:
         """Takes back what a pass has found."""
@@ -81,34 +78,28 @@ class Entry:
         self.order = None
         self.moments.clear()
 
-    def initializer(self, law: LawName, mode: Mode, gain: float, *, seeded: bool = True) -> Kaiming:
-        """Returns the initializer of this kernel with a gain; the same one for the same."""
-        asked = (law, mode, gain, seeded)
+    def initializer(self, settings: Settings, gain: float, *, seeded: bool = True) -> Kaiming:
+        """Returns the initializer of this kernel with a gain; the same one for the same gain."""
+        asked = (settings, gain, seeded)
         if self._made is None or self._made[0] != asked:
-            cls = KaimingOrthogonal if self.recurrent else CLASSES[law]
+            cls = KaimingOrthogonal if self.recurrent else CLASSES[settings.law]
+            arguments = {} if self.geometry is None else self.geometry.arguments()
             seed = self.seed if seeded else None
-            self._made = (asked, cls(mode=mode, gain=gain, seed=seed, **_arguments(self.slot)))
+            self._made = (asked, cls(mode=settings.mode, gain=gain, seed=seed, **arguments))
         return self._made[1]
 
-    def draw(self, law: LawName, mode: Mode, gain: float) -> Any:
+    def draw(self, settings: Settings, gain: float) -> Any:
         """Returns the kernel's values under a gain."""
-        variable = self.slot.variable
-        initializer = self.initializer(law, mode, gain)
-        return initializer(tuple(variable.shape), variable.dtype, layout_of(variable))
+        initializer = self.initializer(settings, gain)
+        return initializer(self.shape, self.variable.dtype, layout_of(self.variable))
 
     @cached_property
-    def range(self) -> tuple[float, float]:
+    def value_range(self) -> tuple[float, float]:
         """The least and the largest of the values of a variable that is no kernel."""
         numbers = keras.ops.convert_to_numpy(keras.ops.cast(self.planned, "float32"))
         return (float(numbers.min()), float(numbers.max())) if numbers.size else (0.0, 0.0)
 
-    @cached_property
-    def fans(self) -> Fans | None:
-        """The fans of a kernel, `None` of anything else."""
-        kernel = self.slot.kernel
-        return None if kernel is None else geometry_fans(self.slot.variable.shape, kernel.geometry)
-
-    def std(self, mode: str) -> float | None:
+    def std(self, mode: Mode) -> float | None:
         """Returns the standard deviation of the kernel's values."""
         if self.gain is None or self.fans is None:
             return None
@@ -116,18 +107,6 @@ class Entry:
 
 
 def seed_of(seed: int, key: str) -> int:
-    """Returns the seed of what stands at `key`: 63 bits that no other seed and key give."""
+    """Returns the seed of what has a key: 63 bits that no other seed and key give."""
     digest = hashlib.blake2b(f"keras_he {seed} {key}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
-
-
-def _arguments(slot: Slot) -> dict[str, Any]:
-    """Returns how the kernel is used, as arguments of an initializer."""
-    if slot.kernel is None:
-        return {}
-    geometry = slot.kernel.geometry
-    strides = geometry.strides
-    return {
-        **dict(zip(DEFAULTS, geometry, strict=True)),
-        "strides": strides[0] if len(strides) == 1 else strides,
-    }

@@ -8,8 +8,7 @@ from typing import Any
 import keras
 
 from keras_he.initialize_model.plan import Plan
-from keras_he.initialize_model.planned_variable import Entry
-from keras_he.layers.variables import initializer_attribute
+from keras_he.initialize_model.planned_variable import PlannedVariable
 from keras_he.notes import Note
 
 Assignment = tuple[Any, str, Any]  # a layer, an attribute, and the initializer that it gets
@@ -17,7 +16,7 @@ Assignment = tuple[Any, str, Any]  # a layer, an attribute, and the initializer 
 
 def apply(plan: Plan, initializers: list[Assignment]) -> None:
     """Writes a plan. After any exception, an interrupt included, the model is as it was."""
-    finals = ((entry.slot.variable, plan.final(entry)) for entry in plan.entries)
+    finals = ((one.variable, plan.final(one)) for one in plan.variables)
     values = [(variable, value) for variable, value in finals if value is not None]
     undo: list[tuple[Any, Any]] = []
     try:
@@ -46,9 +45,9 @@ def reproduced(model: Any, plan: Plan, initializers: list[Assignment]) -> set[in
             plan.notes.append(Note("no-clone", text))
             return set()
     return {
-        entry.seed
-        for entry in plan.entries
-        if entry.is_set and not entry.slot.shared_attribute and f": {entry.seed}" in config
+        one.seed
+        for one in plan.variables
+        if one.is_set and not one.shared_attribute and f": {one.seed}" in config
     }
 
 
@@ -57,21 +56,18 @@ def assignments(plan: Plan) -> list[Assignment]:
     state = random.getstate()  # Keras takes the seed of an unseeded initializer from here
     try:
         return [
-            (entry.slot.layer, attribute, _initializer(plan, entry))
-            for entry in plan.entries
-            if entry.is_set and (attribute := initializer_attribute(entry.slot)) is not None
+            (one.layer, one.initializer_attribute, _initializer(plan, one))
+            for one in plan.variables
+            if one.is_set and one.initializer_attribute is not None
         ]
     finally:
         random.setstate(state)
 
 
-def _initializer(plan: Plan, entry: Entry) -> Any:
-    settings, gain = plan.settings, entry.gain
-    assert gain is not None  # every kernel that is set has one
+def _initializer(plan: Plan, one: PlannedVariable) -> Any:
+    assert one.gain is not None  # every kernel that is set has one
     # One seed for several kernels would make them equal in a clone, so they get none.
-    return entry.initializer(
-        settings.law, settings.mode, gain, seeded=not entry.slot.shared_attribute
-    )
+    return one.initializer(plan.settings, one.gain, seeded=not one.shared_attribute)
 
 
 @contextmanager

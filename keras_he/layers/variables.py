@@ -1,49 +1,44 @@
-"""The variables of a model, each once: where it stands, what it is for, and whether it may change.
+"""The variables of a model, each once: its path, its role, and whether it may change.
 
-What a variable is for follows from the layer that holds it: kernels by the rules of
-`rules`, biases and the parameters of normalisations by the initializer that the layer keeps for
-them. Whatever else a layer holds is left as it is, and named with the reason.
+The role of a variable follows from the layer that holds it: kernels by the table of `rules`, biases
+and the parameters of normalisations by the initializer that the layer keeps for them. Any other
+variable is left as it is, with the reason.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
 
 import keras
 
 from keras_he.backend.keras_private import own_variables
-from keras_he.layers.rules import Kernel, Place, join
+from keras_he.layers.kinds import ATTENTIONS, STATISTICS, is_normalisation
+from keras_he.layers.walk import Place
 from keras_he.notes import NO_NOTE, Note
+from keras_he.theory.kernel_geometry import Fans, Geometry, geometry_fans
 
-STATISTICS = ("moving_mean", "moving_variance")  # of a BatchNormalization
-_TABLES = ("embed", "position", "table", "token")  # of names of what is looked up or added
-_NORMALISATIONS = (
-    keras.layers.BatchNormalization,
-    keras.layers.GroupNormalization,
-    keras.layers.LayerNormalization,
-    keras.layers.RMSNormalization,
-    keras.layers.UnitNormalization,
-    keras.layers.Normalization,
-)
-ATTENTIONS = (keras.layers.GroupQueryAttention, keras.layers.MultiHeadAttention)
-# One attribute of these makes the kernels of several layers inside.
+_TABLES = ("embed", "position", "table", "token")  # parts of names of lookup tables and positions
+# One initializer attribute of these is for the kernels of several layers inside.
 _SHARING = (keras.layers.Bidirectional, *ATTENTIONS)
 
 
-class Slot(NamedTuple):
-    """A variable of a model, where it stands.
+@dataclass(eq=False, kw_only=True)
+class ModelVariable:
+    """A variable of a model; `initialize` and `audit` add what they find to this record.
 
     Attributes:
-        path: Names of the layers on the way, and the variable's own.
-        key: The same without automatic names: what the variable's seed follows.
+        path: Names of the layers on the way to it, and its own name.
+        key: The same without automatic names: its seed depends on this.
         layer: The layer that holds it.
         name: Its name in the layer.
         variable: The Keras variable.
         role: `"kernel"`, `"remade"` (by an initializer of the layer), `"statistic"`, `"unknown"`
-            (it may be a kernel, and no rule says so), or `"other"`.
-        kernel: How it is used, of kernels.
-        left: Why it must not be changed, or nothing.
-        unseen: Why a forward pass does not see its layer at work, or nothing.
-        shared_attribute: Whether the attribute that made it made other kernels too.
+            (it may be a kernel, and no rule tells), or `"other"`.
+        geometry: How the layer uses it, of kernels.
+        left: Why it must not be changed; empty where it may be.
+        unseen: Why a forward pass cannot observe its pre-activation; empty where it can.
+        shared_attribute: Whether the initializer attribute is for other kernels too.
         beside_kernel: Whether its layer holds a kernel itself.
     """
 
@@ -53,110 +48,100 @@ class Slot(NamedTuple):
     name: str
     variable: Any
     role: str
-    kernel: Kernel | None
+    geometry: Geometry | None
     left: Note
     unseen: str
     shared_attribute: bool
     beside_kernel: bool
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the variable."""
+        return tuple(self.variable.shape)
 
-def is_normalisation(layer: Any) -> bool:
-    """Returns whether a layer sets the size of what passes it."""
-    return isinstance(layer, _NORMALISATIONS)
+    @cached_property
+    def fans(self) -> Fans | None:
+        """The fans of a kernel, `None` of any other variable."""
+        return None if self.geometry is None else geometry_fans(self.shape, self.geometry)
+
+    @cached_property
+    def initializer_attribute(self) -> str | None:
+        """The attribute of the layer that holds the initializer, if there is one.
+
+        Keras calls it `kernel_initializer` for `kernel`, `recurrent_initializer` for
+        `recurrent_kernel`, and `depthwise_initializer` for the `kernel` of a depthwise convolution.
+        """
+        candidates = [
+            f"{self.name}_initializer",
+            f"{self.name.removesuffix('_kernel')}_initializer",
+        ]
+        if self.geometry is not None and self.geometry.kind == "depthwise":
+            candidates.insert(0, "depthwise_initializer")
+        return next((name for name in candidates if name in vars(self.layer)), None)
+
+    @property
+    def configured_layer(self) -> str:
+        """The path of the layer that takes the initializer as an argument."""
+        layer = self.path.rpartition("/")[0]
+        if self.shared_attribute and isinstance(self.layer, keras.layers.EinsumDense):
+            layer = layer.rpartition("/")[0] or layer  # a projection of an attention
+        return layer or self.layer.name
 
 
-def is_random(layer: Any) -> bool:
-    """Returns whether a layer draws random numbers in training mode."""
-    has_generator = getattr(layer, "seed_generator", None) is not None
-    return has_generator and bool(getattr(layer, "rate", getattr(layer, "dropout", 1.0)))
+Record = TypeVar("Record", bound=ModelVariable)
 
 
-def slots(model: keras.layers.Layer, survey: Iterable[Place]) -> list[Slot]:
-    """Returns all variables of a model, those of metrics and optimizers aside, each once.
+def variables(
+    model: keras.layers.Layer, survey: Iterable[Place], record: type[Record]
+) -> list[Record]:
+    """Returns a record of each variable of a model, without those of metrics and optimizers.
 
     Args:
         model: The model.
         survey: Its `places`.
+        record: The class of the records.
     """
-    found: dict[int, Slot] = {}
+    found: dict[int, Record] = {}
     taken: set[str] = set()
     metrics = {id(variable) for variable in getattr(model, "metrics_variables", ())}
     for place in survey:
-        # Nothing inside a closed layer is visited, so what is there counts as its own.
+        # No layer inside a closed one is visited, so the variables there count as its own.
         held = place.layer.variables if place.closed else own_variables(place.layer)
         for variable in held:
             if id(variable) not in found and id(variable) not in metrics:
-                slot = _slot(place, variable, taken)
-                taken.add(slot.path)
-                found[id(variable)] = slot
+                one = _record(place, variable, taken, record)
+                taken.add(one.path)
+                found[id(variable)] = one
     return list(found.values())
 
 
-def layer_paths(survey: Iterable[Place]) -> dict[int, str]:
-    """Returns the path of each layer in a model by its identity, the first of several."""
-    paths: dict[int, str] = {}
-    for place in survey:
-        paths.setdefault(id(place.layer), place.path or place.layer.name)
-    return paths
-
-
-def not_built(survey: Iterable[Place]) -> list[Note]:
-    """Returns a note for each layer that has no weights yet."""
-    problems = {place.path: place.problem for place in survey if place.problem.kind == "not-built"}
-    return [Note("not-built", f"not built: {path}: {why}") for path, why in problems.items()]
-
-
-def initializer_attribute(slot: Slot) -> str | None:
-    """Returns the attribute of the layer that holds the initializer of the variable, if one does.
-
-    Keras calls it `kernel_initializer` for `kernel`, `recurrent_initializer` for
-    `recurrent_kernel`, and `depthwise_initializer` for the `kernel` of a depthwise convolution.
-    """
-    stem = slot.name.removesuffix("_kernel")
-    candidates = [f"{slot.name}_initializer", f"{stem}_initializer"]
-    if slot.kernel is not None and slot.kernel.geometry.kind == "depthwise":
-        candidates.insert(0, "depthwise_initializer")
-    return next((name for name in candidates if name in vars(slot.layer)), None)
-
-
-def maker(slot: Slot) -> str:
-    """Returns the path of the layer that takes the initializer of a variable as an argument."""
-    layer = slot.path.rpartition("/")[0]
-    if slot.shared_attribute and isinstance(slot.layer, keras.layers.EinsumDense):
-        layer = layer.rpartition("/")[0] or layer  # a projection of an attention
-    return layer or slot.layer.name
-
-
-def _slot(place: Place, variable: Any, taken: set[str]) -> Slot:
-    attribute = next(
-        (name for name, kernel in place.kernels.items() if kernel.variable is variable), None
+def _record(place: Place, variable: Any, taken: set[str], record: type[Record]) -> Record:
+    attribute, kernel = next(
+        ((name, one) for name, one in place.kernels.items() if one.variable is variable),
+        (variable.name, None),
     )
-    name = attribute or variable.name
-    unique, copies = name, 1
-    while join(place.path, unique) in taken:
-        copies += 1
-        unique = f"{name}_{copies}"
-    kernel = place.kernels[attribute] if attribute else None
-    role = _role(place, variable, name, kernel)
-    return Slot(
-        join(place.path, unique),
-        join(place.key, unique),
-        place.layer,
-        name,
-        variable,
-        role,
-        kernel,
-        _left(place, variable, role, name),
-        _unseen(place.outer),
-        any(isinstance(layer, _SHARING) for layer in place.outer),
-        bool(place.kernels),
+    prefix, number, unique = f"{place.path}/" if place.path else "", 1, attribute
+    while prefix + unique in taken:
+        number += 1
+        unique = f"{attribute}_{number}"
+    role = "kernel" if kernel else _role(place, variable, attribute)
+    return record(
+        path=prefix + unique,
+        key=f"{place.key}/{unique}" if place.key else unique,
+        layer=place.layer,
+        name=attribute,
+        variable=variable,
+        role=role,
+        geometry=kernel.geometry if kernel else None,
+        left=_left(place, variable, role, attribute),
+        unseen=_unseen(place.outer),
+        shared_attribute=any(isinstance(layer, _SHARING) for layer in place.outer),
+        beside_kernel=bool(place.kernels),
     )
 
 
-def _role(place: Place, variable: Any, name: str, kernel: Kernel | None) -> str:
+def _role(place: Place, variable: Any, name: str) -> str:
     layer = place.layer
-    if kernel is not None:
-        return "kernel"
     if isinstance(layer, keras.layers.BatchNormalization) and name in STATISTICS:
         return "statistic"
     remade = name == "bias" or (name in ("beta", "gamma", "scale") and is_normalisation(layer))
@@ -168,9 +153,9 @@ def _role(place: Place, variable: Any, name: str, kernel: Kernel | None) -> str:
 
 
 def remade_initializer(layer: Any, name: str) -> Callable[..., Any] | None:
-    """Returns what makes a bias, or a parameter of a normalisation, as the layer itself does."""
+    """Returns the initializer by which a layer makes a bias or a parameter of a normalisation."""
     if isinstance(layer, keras.layers.LSTMCell) or _is_convolutional_lstm_cell(layer):
-        return lambda shape, dtype: _forgetting_bias(layer, shape, dtype)
+        return lambda shape, dtype: _forget_gate_bias(layer, shape, dtype)
     if isinstance(layer, keras.layers.RMSNormalization):
         return keras.initializers.Ones()
     found: Callable[..., Any] | None = getattr(layer, f"{name}_initializer", None)
@@ -181,8 +166,8 @@ def _is_convolutional_lstm_cell(layer: Any) -> bool:
     return hasattr(layer, "unit_forget_bias") and hasattr(layer, "recurrent_initializer")
 
 
-def _forgetting_bias(cell: Any, shape: tuple[int, ...], dtype: str) -> Any:
-    """Returns an LSTM's bias: 1 for the forget gate, the second of four, if the cell says so."""
+def _forget_gate_bias(cell: Any, shape: tuple[int, ...], dtype: str) -> Any:
+    """Returns an LSTM's bias: with `unit_forget_bias` it is 1 for the second of the four gates."""
     if not cell.unit_forget_bias:
         return cell.bias_initializer(shape, dtype=dtype)
     units = shape[0] // 4
@@ -196,7 +181,7 @@ def _forgetting_bias(cell: Any, shape: tuple[int, ...], dtype: str) -> Any:
 
 
 def _left(place: Place, variable: Any, role: str, name: str) -> Note:
-    """Returns why a variable must not be changed, or nothing."""
+    """Returns why a variable must not be changed, or an empty note."""
     layer = place.layer
     if getattr(layer, "quantization_mode", None):
         return Note("quantized", f"quantized ({layer.quantization_mode})")

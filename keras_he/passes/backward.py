@@ -1,15 +1,14 @@
-"""The gradient of a number that a model's outputs give: by pre-activations, and by kernels."""
+"""The gradient of a loss of a model's outputs, by pre-activations and by kernels."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import keras
 
 from keras_he.backend.tensors import gradients
 from keras_he.passes.forward import forward
+from keras_he.passes.kernel_watcher import KernelWatcher
 from keras_he.passes.losses import Loss
-from keras_he.passes.special_layers import all_steps
 
 
 class Gradients(NamedTuple):
@@ -19,8 +18,8 @@ class Gradients(NamedTuple):
     variables: list[Any]
 
 
-class _Zeros:
-    """A watcher that adds zeros to pre-activations, by which the gradient is taken.
+class _Zeros(KernelWatcher):
+    """Adds zeros to pre-activations, by which the gradient is computed.
 
     Args:
         zeros: By the identity of a layer, one tensor for each of its calls.
@@ -28,23 +27,13 @@ class _Zeros:
     """
 
     def __init__(self, zeros: Mapping[int, Sequence[Any]], progress: Callable[[], None]) -> None:
-        self._progress = progress
+        super().__init__(progress)
         self._left = {key: iter(tensors) for key, tensors in zeros.items()}
 
-    def on_call(self, layer: Any, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Runs a layer."""
-        if isinstance(layer, keras.layers.TimeDistributed):
-            call = partial(all_steps, layer, call)
-        outputs = call(*args, **kwargs)
-        self._progress()
-        return outputs
-
-    def on_activation(self, layer: Any, activation: Callable[[Any], Any], value: Any) -> Any:
-        """Adds zeros to a pre-activation."""
+    def pre_activation(self, layer: Any, value: Any) -> Any:
+        """Returns a pre-activation with zeros added."""
         zeros = next(self._left.get(id(layer), iter(())), None)
-        if zeros is not None:
-            value = value + keras.ops.cast(zeros, value.dtype)
-        return activation(value)
+        return value if zeros is None else value + keras.ops.cast(zeros, value.dtype)
 
 
 def backward(
@@ -64,7 +53,7 @@ def backward(
         model: The model.
         inputs: What it is called with.
         shapes: By the identity of a layer, the shapes of its pre-activations, call by call.
-        loss: Makes a number of the model's outputs.
+        loss: A function from the model's outputs to a number.
         seed: Seed of PyTorch's generator during the pass.
         state: What variables hold in place of their own values.
         variables: Variables by which the gradient is taken too.

@@ -10,32 +10,23 @@ nothing can be seen, so no backend looks into them.
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 
 from keras_he.backend.keras_private import layers_inside
 from keras_he.backend.tensors import apart, is_symbolic
 from keras_he.errors import KerasHeError, NotEager
+from keras_he.passes.kernel_watcher import KernelWatcher
 
 _MISSING = object()
-
-
-class Watcher(Protocol):
-    """What looks on, and may put other values in place of those it is shown."""
-
-    def on_call(self, layer: Any, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Returns the outputs of a layer, or of another operation of a functional model."""
-
-    def on_activation(self, layer: Any, activation: Callable[[Any], Any], value: Any) -> Any:
-        """Returns what a layer's own activation makes of its pre-activation."""
 
 
 def forward(
     model: Any,
     batch: Any,
     scope: keras.StatelessScope,
-    watcher: Watcher,
+    watcher: KernelWatcher,
     seed: int,
     *,
     training: bool = True,
@@ -79,7 +70,7 @@ def watched(model: Any) -> list[Any]:
 
 
 def _hooks(
-    model: Any, watcher: Watcher, raised: list[KerasHeError], differentiable: bool
+    model: Any, watcher: KernelWatcher, raised: list[KerasHeError], differentiable: bool
 ) -> Iterator[tuple[Any, str, Callable[..., Any]]]:
     def guarded(one: Any, hook: Callable[..., Any]) -> Callable[..., Any]:
         def called(*args: Any, **kwargs: Any) -> Any:
@@ -102,7 +93,9 @@ def _hooks(
             yield one, "activation", guarded(one, partial(watcher.on_activation, one, activation))
 
 
-def _call(watcher: Watcher, layer: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _call(
+    watcher: KernelWatcher, layer: Any, call: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Any:
     return watcher.on_call(layer, call, args, kwargs)
 
 

@@ -9,7 +9,7 @@ from keras_he.backend.foreign import hint
 from keras_he.backend.keras_private import layers_inside
 from keras_he.backend.tensors import apart, is_tracing
 from keras_he.errors import invalid
-from keras_he.layers.rules import Place, places
+from keras_he.layers.walk import Place, places
 
 _PATIENCE = 2.0  # seconds until progress is shown
 

@@ -22,20 +22,12 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_he.layers.variables import is_normalisation
+from keras_he.layers.kinds import ACTIVATIONS, is_normalisation, is_of_keras
 from keras_he.theory.activations import KNOWN, NAMES, canonical
 
 UNKNOWN = "unknown"  # the activation of a tensor whose past was not seen
 _PROBES = 16  # values by which a tensor is told from others
 _RECENT = 64  # tensors of one shape that a sum is looked for among
-ACTIVATIONS = (
-    keras.layers.Activation,
-    keras.layers.ELU,
-    keras.layers.LeakyReLU,
-    keras.layers.PReLU,
-    keras.layers.ReLU,
-    keras.layers.Softmax,
-)
 # Operations of functional models that move values and leave them as they are.
 _MOVING = (
     "cast expanddims flip getitem moveaxis pad repeat reshape roll squeeze swapaxes take tile "
@@ -254,7 +246,7 @@ def _label(activation: Any) -> Any:
 
 def _is_unknown(layer: Any) -> bool:
     """Returns whether what becomes of several inputs is not known: not of a layer of Keras."""
-    own = isinstance(layer, keras.layers.Layer) and type(layer).__module__.startswith("keras.")
+    own = isinstance(layer, keras.layers.Layer) and is_of_keras(layer)
     return not own or isinstance(layer, keras.layers.Lambda)
 
 
@@ -267,7 +259,7 @@ def is_sum(layer: Any, inputs: Sequence[Origin]) -> bool:
     return operation and len(inputs) == 2 and len(shapes) == 1
 
 
-def depth_factors(runs: Iterable[Run]) -> dict[Any, float]:
+def branch_factors(runs: Iterable[Run]) -> dict[Any, float]:
     """Returns, by key, the factors of the kernels that end branches; 1 is left out."""
     factors: dict[Any, float] = {}
     for run in runs:

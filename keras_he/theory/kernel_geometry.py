@@ -52,6 +52,18 @@ class Geometry(NamedTuple):
     input_axes: tuple[int, ...] | None = None
     output_axes: tuple[int, ...] | None = None
 
+    def arguments(self) -> dict[str, Any]:
+        """Returns the arguments of `fans` that give this geometry."""
+        strides = self.strides[0] if len(self.strides) == 1 else self.strides
+        return {
+            "geometry": self.kind,
+            "strides": strides,
+            "groups": self.groups,
+            "gates": self.gates,
+            "input_axes": self.input_axes,
+            "output_axes": self.output_axes,
+        }
+
 
 class Matrices(NamedTuple):
     """A kernel as a stack of matrices.

@@ -12,7 +12,7 @@ from architectures import batch_for, numbers
 from keras import layers
 
 import keras_he
-from keras_he.layers.rules import layer_kernels
+from keras_he.layers.walk import layer_kernels
 
 
 def moments_aside_from_merges(model, report, batch, *, training=True):
@@ -596,10 +596,11 @@ def test_a_clone_has_the_weights_that_the_report_promises(name):
 
 def _variables(model):
     """Returns the values of a model's variables in the order of the report's rows."""
-    from keras_he.layers.rules import places
-    from keras_he.layers.variables import slots
+    from keras_he.layers.variables import ModelVariable, variables
+    from keras_he.layers.walk import places
 
-    return [keras.ops.convert_to_numpy(slot.variable) for slot in slots(model, places(model))]
+    found = variables(model, places(model), ModelVariable)
+    return [keras.ops.convert_to_numpy(one.variable) for one in found]
 
 
 def test_attention_is_left_without_a_seed():

@@ -22,6 +22,7 @@ from bounds import ALPHA, second_moment_band
 import keras_he
 from keras_he.audit_model import verdicts
 from keras_he.layers import rules as layers
+from keras_he.layers import walk
 from keras_he.reports.data import VERDICTS
 from keras_he.theory import activations
 from keras_he.theory.quadrature import moments_of
@@ -605,7 +606,7 @@ def test_the_symbols_of_a_layer_are_its_shape_and_fans(name, kernel, row):
         formula = code(cell).replace("·", "*").replace("k…", "*sizes").replace("1…", "*ones")
         return eval(formula.replace("i/groups,", "i//groups,"), {}, symbols)
 
-    variable = layers.layer_kernels(layer)[kernel].variable
+    variable = walk.layer_kernels(layer)[kernel].variable
     assert tuple(variable.shape) == value(row["shape"])
     expected = value(row["fan_in"]), value(row["fan_out"])
     assert keras_he.layer_fans(layer)[kernel] == pytest.approx(expected, rel=1e-12)
@@ -627,7 +628,7 @@ def test_every_entry_of_the_layer_table_is_told():
     rows = {name for name, _, _ in SYMBOLIC}
     (containers,) = re.findall(r"Layers that hold layers (.*?)\. These hold", prose(FANS))
     (without,) = re.findall(r"and no kernel: (.*?)\.", prose(FANS))
-    empty = {name for name, rule in entries.items() if rule is layers._no_kernels}
+    empty = {name for name, rule in entries.items() if rule is layers.no_kernels}
     assert set(re.findall(r"`(\w+)`", without)) == empty
     assert entries.keys() - empty - rows == CONTAINERS
     assert {*re.findall(r"`(\w+)`", containers)} >= CONTAINERS
@@ -699,7 +700,7 @@ BEFORE = rows(FANS, "Beside Keras", 1, by=["layer", "kernel"])
 
 def assert_fans(row, axes):
     layer, name = example(code(row["layer"])), code(row["kernel"])
-    variable = layers.layer_kernels(layer)[name].variable
+    variable = walk.layer_kernels(layer)[name].variable
     shape = ast.literal_eval(code(row["shape"]))
     right, theirs = pair(row["fans"]), pair(row["Keras' fans"])
     assert tuple(variable.shape) == shape
@@ -733,7 +734,7 @@ def test_keras_draws_with_the_fans_that_are_told(row, mode):
         drawn = keras.initializers.VarianceScaling(2.0, mode, seed=1)((512,))
     else:
         layer = example(code(row["layer"]), mode=mode)
-        drawn = layers.layer_kernels(layer)[code(row["kernel"])].variable
+        drawn = walk.layer_kernels(layer)[code(row["kernel"])].variable
     assert_variance(drawn, 2 / float(fan), "truncated_normal")
 
 
@@ -756,7 +757,7 @@ def test_what_to_write_draws_with_the_right_fans(row):
     initializer = keras.initializers.get(eval(value, CLASSES))
     kernels = {
         name: kernel.variable
-        for name, kernel in layers.layer_kernels(layer).items()
+        for name, kernel in walk.layer_kernels(layer).items()
         if name.rpartition("/")[2] in INITIALIZERS[keyword]
     }
     assert kernels

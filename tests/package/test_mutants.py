@@ -19,12 +19,11 @@ import test_sampling
 import keras_he
 from keras_he.audit_model import audit as examine
 from keras_he.audit_model import initializer_assumptions as claims
-from keras_he.audit_model import initializer_checks as causes
-from keras_he.audit_model import observe
+from keras_he.audit_model import kernel_facts, observe
 from keras_he.initialize_model import measure, plan
 from keras_he.initializers import kaiming as initializers
 from keras_he.initializers import names as strings
-from keras_he.layers import rules as layers
+from keras_he.layers import walk as layers
 from keras_he.sampling import laws, orthogonal, regions
 from keras_he.sampling import stream as sampling
 from keras_he.theory import activations
@@ -190,7 +189,7 @@ def pre_activations_passed_on_as_they_were(patch):
 
 
 def branches_of_sums_left(patch):
-    patch.setattr(plan, "depth_factors", lambda runs: {})
+    patch.setattr(plan, "branch_factors", lambda runs: {})
     yield test_initialize.test_a_trunk_of_a_hundred_blocks_keeps_its_second_moment
 
 
@@ -220,7 +219,8 @@ def audit_takes_the_gradient_of_twice_the_loss(patch):
 
 
 def audit_believes_the_fans_of_keras(patch):
-    patch.setattr(causes, "geometry_fans", lambda shape, geometry: claims.keras_fans(shape))
+    keras_fans = property(lambda kernel: claims.keras_fans(kernel.shape))
+    patch.setattr(kernel_facts.ObservedVariable, "fans", keras_fans)
     name = "fan, he_normal in depthwise"
     yield lambda: test_audit.test_a_planted_fault_is_found_and_its_remedy_clears_it(name)
 

@@ -1,0 +1,219 @@
+"""What happens at each layer of a watched pass: how layers are run, and hooks for each job.
+
+`KernelWatcher` runs the layers. `OriginWatcher` also knows which kernels a layer holds, where its
+inputs came from, and which call of a layer with kernels is going on, so that the value that a
+layer's activation is given is known as the pre-activation of a kernel.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from keras_he.backend.keras_private import holds, sublayers
+from keras_he.backend.tensors import float_tensors
+from keras_he.passes.tensor_origins import Origin, Trace
+
+
+class KernelWatcher:
+    """Runs the layers of a pass; its subclasses override `run` and `pre_activation`.
+
+    Args:
+        progress: Called after each layer.
+    """
+
+    def __init__(self, progress: Callable[[], None] = lambda: None) -> None:
+        self._progress = progress
+
+    def on_call(self, layer: Any, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Returns the outputs of a layer, or of another operation of a functional model."""
+        outputs = self.run(LayerCall(layer, call, args, kwargs))
+        self._progress()
+        return outputs
+
+    def on_activation(self, layer: Any, activation: Callable[[Any], Any], value: Any) -> Any:
+        """Returns the output of the activation of a layer, given its pre-activation."""
+        return activation(self.pre_activation(layer, value))
+
+    def run(self, call: "LayerCall") -> Any:
+        """Returns the outputs of a call."""
+        return call.run()
+
+    def pre_activation(self, layer: Any, value: Any) -> Any:
+        """Returns the value that takes the place of a pre-activation."""
+        return value
+
+
+@dataclass(eq=False)
+class LayerCall:
+    """A call of a layer.
+
+    Attributes:
+        layer: The layer.
+        function: Its `call`, without the hook.
+        args: Positional arguments of the call.
+        kwargs: Keyword arguments of the call.
+        inputs: The origins of the tensors among them.
+        kernels: The records of the kernels that the layer holds.
+        observed: Whether the pre-activation of its kernel was observed.
+    """
+
+    layer: Any
+    function: Callable[..., Any]
+    args: Any
+    kwargs: Any
+    inputs: Sequence[Origin] = ()
+    kernels: Sequence[Any] = ()
+    observed: bool = False
+
+    def run(self) -> Any:
+        """Returns the outputs."""
+        if isinstance(self.layer, keras.layers.TimeDistributed):
+            return _all_steps(self)
+        return self.function(*self.args, **self.kwargs)
+
+
+class OriginWatcher(KernelWatcher):
+    """Knows the kernels of each layer and the origins of tensors.
+
+    Args:
+        kernels: The records of the model's kernels.
+        inputs: The tensors that the model is given.
+        paths: Paths of the layers, by their identity.
+        progress: Called after each layer.
+    """
+
+    def __init__(
+        self,
+        kernels: Iterable[Any],
+        inputs: Iterable[Any],
+        paths: Mapping[int, str],
+        progress: Callable[[], None],
+    ) -> None:
+        super().__init__(progress)
+        self.trace = Trace(inputs)
+        self._paths = paths
+        self._kernels: dict[int, list[Any]] = {}  # by the identity of the layer
+        for one in kernels:
+            self._kernels.setdefault(id(one.layer), []).append(one)
+        self._calls: list[LayerCall] = []  # calls of layers with kernels, the innermost last
+        self._holding: dict[int, bool] = {}
+        self._reached = 0
+
+    def on_call(self, layer: Any, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Runs a layer, and records where its outputs came from."""
+        inputs = self.trace.origins(self.path(layer), float_tensors((args, kwargs)))
+        this = LayerCall(layer, call, args, kwargs, inputs, self.kernels_of(layer))
+        outputs = self.run(this)
+        for tensor in float_tensors(outputs):
+            if self.trace.knows(tensor):
+                continue
+            moment = self.output(this, tensor)
+            if this.kernels:
+                keys, activation = self.size_keys(this), self.output_activation(this)
+                self.trace.kernel_output(tensor, inputs, keys, activation)
+            elif self._holds_kernels(layer):
+                self.trace.composed(self.path(layer), tensor, inputs)
+            else:
+                self.trace.passed(layer, tensor, inputs, moment)
+        self._progress()
+        return outputs
+
+    def on_activation(self, layer: Any, activation: Callable[[Any], Any], value: Any) -> Any:
+        """Observes a pre-activation, and applies the activation."""
+        if self._calls and self._calls[-1].layer is layer:
+            call = self._calls[-1]
+            call.observed = True
+            value = self.kernel_output(call, value)
+            self.trace.kernel_output(value, call.inputs, self.size_keys(call))
+        (source,) = self.trace.origins(self.path(layer), [value])
+        result = activation(value)
+        linear = activation is keras.activations.linear
+        if not linear:
+            self.activated(layer, activation, value, result, source)
+        self.trace.activated(result, source, None if linear else activation)
+        return result
+
+    def observe(self, call: LayerCall) -> Any:
+        """Returns the outputs of a call, during which `kernel_output` is given pre-activations."""
+        self._calls.append(call)
+        try:
+            return call.run()
+        finally:
+            self._calls.pop()
+
+    def kernel_output(self, call: LayerCall, value: Any) -> Any:
+        """Returns the value that takes the place of the pre-activation of the last kernel."""
+        return value
+
+    def activated(
+        self, layer: Any, activation: Any, value: Any, result: Any, source: Origin
+    ) -> None:
+        """Is given what an activation that is not linear returns for a value of an origin."""
+
+    def output(self, call: LayerCall, tensor: Any) -> float:
+        """Returns the second moment of an output of a call."""
+        raise NotImplementedError
+
+    def output_activation(self, call: LayerCall) -> Any:
+        """Returns the activation that the output of a layer with kernels passed last."""
+        return None
+
+    def kernels_of(self, layer: Any) -> Sequence[Any]:
+        """Returns the records of the kernels that a call of a layer uses."""
+        return self._kernels.get(id(layer), ())
+
+    def size_keys(self, call: LayerCall) -> list[int]:
+        """Returns the key of the kernel that sets the size of the output of a call."""
+        return [id(call.kernels[-1].variable)]
+
+    def reach(self, kernel: Any) -> bool:
+        """Gives a kernel its place in the order of execution; returns whether it is new."""
+        if kernel.order is not None:
+            return False
+        kernel.order = self._reached
+        self._reached += 1
+        return True
+
+    def path(self, layer: Any) -> str:
+        """Returns the path of a layer, or of an operation its name."""
+        return self._paths.get(id(layer)) or str(layer.name)
+
+    def _holds_kernels(self, layer: Any) -> bool:
+        """Returns whether the layers inside a layer have kernels."""
+        if id(layer) not in self._holding:
+            self._holding[id(layer)] = holds(layer, self._kernels)
+        return self._holding[id(layer)]
+
+
+def depthwise_output(layer: Any, value: Any) -> Any:
+    """Returns the output of the first kernel of a separable convolution, which Keras hides."""
+    return keras.ops.depthwise_conv(
+        keras.ops.cast(value, layer.compute_dtype),
+        keras.ops.cast(layer.depthwise_kernel, layer.compute_dtype),
+        strides=layer.strides,
+        padding=layer.padding,
+        data_format=layer.data_format,
+        dilation_rate=layer.dilation_rate,
+    )
+
+
+def _all_steps(call: LayerCall) -> Any:
+    """Runs a `TimeDistributed` on all steps at once, where its layer treats them the same way.
+
+    Keras calls the layer inside for each step, and the first step would decide for all.
+    """
+    layer, args, kwargs = call.layer, call.args, call.kwargs
+    value, inner = args[0], layer.layer
+    same = len(args) == 1 and kwargs.get("mask") is None and not sublayers(inner)
+    if not same or isinstance(inner, keras.layers.BatchNormalization):
+        return call.function(*args, **kwargs)
+    takes_training = "training" in inspect.signature(type(inner).call).parameters
+    keywords = {"training": kwargs.get("training")} if takes_training else {}
+    steps = keras.ops.reshape(value, (-1, *value.shape[2:]))
+    outputs = inner.call(steps, **keywords)
+    if not keras.ops.is_tensor(outputs):
+        return call.function(*args, **kwargs)
+    return keras.ops.reshape(outputs, (*value.shape[:2], *outputs.shape[1:]))

@@ -3,11 +3,11 @@
     python export_model.py models digits                       # trains on handwritten digits first
     python export_model.py models mine --model mine.keras      # a classifier of yours
 
-A version appears in one step: it is written beside, tried, and renamed at the end, so a server
-that looks for versions never finds half of one. It holds two signatures, `serving_default`
-(probabilities and label) and `features` (what the last layer is given), and a warm-up record, whose
-requests have been run once by the TensorFlow C++ SavedModel loader. With `--check FILE.npz` a batch
-and what `model.predict` makes of it are kept for client.py.
+A version appears in one step: it is written to another folder, tested, and renamed at the end, so a
+server that looks for versions never finds half of one. It holds two signatures, `serving_default`
+(probabilities and label) and `features` (the input of the last layer), and a warm-up record, whose
+requests the TensorFlow C++ SavedModel loader has run once. `--check FILE.npz` keeps a batch and the
+predictions of `model.predict` for client.py.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 # Both before the import of TensorFlow; oneDNN's notice obeys no log level.
@@ -24,11 +25,15 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 import keras
 import numpy as np
 import tensorflow as tf
-from protocol import predict_pb2, prediction_log_pb2, tensor_of
-from servable import DEFAULT, WARM_UP, Servable, versions
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 import keras_he  # noqa: F401 - registers the strings, and the classes that a saved model names
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from serve_without_keras import SavedModel, TensorFlowError
+
+DEFAULT = "serving_default"
+WARM_UP = Path("assets.extra", "tf_serving_warmup_requests")  # where TensorFlow Serving looks
 WARM_UP_SIZES = (1, 32)  # the batches that are expected
 NO_SAMPLES = "The batch must have at least one sample."
 LAST_VERSION = 2**63 - 1  # the server reads 64 bits
@@ -57,8 +62,7 @@ def export(
     try:
         _write(serving, aside)
         _write_warm_up(aside / WARM_UP, folder.name, inputs)
-        with Servable(aside):  # loads it, and runs the warm-up
-            pass
+        _run_warm_up(aside, inputs)
         _to_disk(aside)
         aside.rename(folder / str(version))
         _sync(folder)
@@ -78,6 +82,12 @@ def free_version(folder: Path, version: int | None = None) -> int:
             f"`version` must be free. Received: version={version}: {taken[version]}"
         )
     return version
+
+
+def versions(folder: Path) -> dict[int, Path]:
+    """Returns the versions in a model's folder, lowest first; other names are ignored."""
+    found = [path for path in folder.glob("*") if path.name.isascii() and path.name.isdecimal()]
+    return {int(path.name): path for path in sorted(found, key=lambda path: int(path.name))}
 
 
 def input_names(model: keras.Model) -> list[str]:
@@ -162,20 +172,41 @@ def _served(dtype: str) -> str:
     return "float32" if keras.backend.is_float_dtype(dtype) else dtype
 
 
+def _warm_up(inputs: dict[str, np.ndarray]) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """Yields the signature and the batch, zeros, of each warm-up request."""
+    for signature in (DEFAULT, "features"):
+        for size in WARM_UP_SIZES:
+            yield (
+                signature,
+                {
+                    name: np.zeros((size, *array.shape[1:]), array.dtype)
+                    for name, array in inputs.items()
+                },
+            )
+
+
 def _write_warm_up(path: Path, name: str, inputs: dict[str, np.ndarray]) -> None:
     path.parent.mkdir()
     with tf.io.TFRecordWriter(str(path)) as writer:
-        for signature in (DEFAULT, "features"):
-            for size in WARM_UP_SIZES:
-                request = predict_pb2.PredictRequest()
-                request.model_spec.name = name
-                request.model_spec.signature_name = signature
-                for key, array in inputs.items():
-                    zeros = np.zeros((size, *array.shape[1:]), array.dtype)
-                    request.inputs[key].CopyFrom(tensor_of(zeros))
-                log = prediction_log_pb2.PredictionLog()
-                log.predict_log.request.CopyFrom(request)
-                writer.write(log.SerializeToString())
+        for signature, batch in _warm_up(inputs):
+            request = predict_pb2.PredictRequest()
+            request.model_spec.name = name
+            request.model_spec.signature_name = signature
+            for key, array in batch.items():
+                request.inputs[key].CopyFrom(tf.make_tensor_proto(array))
+            log = prediction_log_pb2.PredictionLog()
+            log.predict_log.request.CopyFrom(request)
+            writer.write(log.SerializeToString())
+
+
+def _run_warm_up(path: Path, inputs: dict[str, np.ndarray]) -> None:
+    """Loads an export and runs its warm-up requests, as the server does before it serves one."""
+    with SavedModel(path) as model:
+        for number, (signature, batch) in enumerate(_warm_up(inputs), start=1):
+            try:
+                model.run(signature, **batch)
+            except (TensorFlowError, ValueError) as error:
+                raise ValueError(f"warm-up request {number}: {error}") from None
 
 
 def _to_disk(folder: Path) -> None:
@@ -193,7 +224,7 @@ def _sync(path: Path) -> None:
 
 
 def predictions(model: keras.Model, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns what Keras makes of a batch, by `signature/output` and, for inputs, `inputs/name`."""
+    """Returns a batch by `inputs/name`, and Keras' predictions for it by `signature/output`."""
     arrays = [inputs[name] for name in input_names(model)]
     probabilities, features = (
         np.asarray(y, "float32")

@@ -1,4 +1,4 @@
-"""What the tests of examples/serving share: its scripts, their processes, an export, the documents.
+"""What the tests of examples/serving share: scripts, their processes, an export, the documents.
 
 `KERAS_HE_NEEDS_SERVING=1` makes a missing package a failure.
 """
@@ -23,6 +23,7 @@ import keras_he  # noqa: F401 - registers the strings of the models
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVING = ROOT / "examples" / "serving"
+STAND_IN = ROOT / "tests" / "serving" / "stand_in"
 README = (SERVING / "README.md").read_text(encoding="utf-8")
 DOCUMENT = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
 NEEDED = {
@@ -40,7 +41,7 @@ MARKS = [
         reason=f"not installed: {', '.join(MISSING)}",
     ),
 ]
-SCRIPTS = ("protocol", "servable", "export_model", "front", "client")
+SCRIPTS = ("export_model", "client", "protocol", "servable", "front")
 OUTPUTS = {"serving_default": {"probabilities", "label"}, "features": {"features"}}
 
 
@@ -51,7 +52,7 @@ OUTPUTS = {"serving_default": {"probabilities", "label"}, "features": {"features
 def scripts():
     """Returns the scripts as modules; what they do to the process is taken back."""
     environment, path = dict(os.environ), list(sys.path)
-    sys.path.insert(0, str(SERVING))
+    sys.path[:0] = [str(SERVING), str(STAND_IN)]
     try:
         return SimpleNamespace(**{name: importlib.import_module(name) for name in SCRIPTS})
     finally:
@@ -61,11 +62,12 @@ def scripts():
 
 
 def process_of(script, *arguments, **options):
-    """Starts a script as a user does."""
+    """Starts a script of the example, or of the stand-in, as a user does."""
     quiet = ("TF_CPP_MIN_LOG_LEVEL", "TF_ENABLE_ONEDNN_OPTS")  # what the scripts set by themselves
     environment = {name: value for name, value in os.environ.items() if name not in quiet}
+    folder = SERVING if (SERVING / script).exists() else STAND_IN
     return subprocess.Popen(
-        [sys.executable, SERVING / script, *map(str, arguments)],
+        [sys.executable, folder / script, *map(str, arguments)],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -1,6 +1,6 @@
 """One version of a model, loaded, with its warm-up run: `PredictRequest` in, `PredictResponse` out.
 
-The loader is that of ../serve_without_keras.py: the TensorFlow C++ SavedModel loader that
+The loader is that of examples/serve_without_keras.py: the TensorFlow C++ SavedModel loader that
 TensorFlow Serving uses. What is refused, and with which status, follows TensorFlow Serving's
 source; besides, the messages say what is accepted.
 """

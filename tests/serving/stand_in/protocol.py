@@ -1,8 +1,5 @@
 """TensorFlow Serving's messages, and their tensors as NumPy arrays, without TensorFlow's Python.
 
-    python -m pip install tensorflow grpcio
-    python -m pip install --no-deps "tensorflow-serving-api==2.21.*"    # it pins another TensorFlow
-
 The message classes of tensorflow-serving-api import others from `tensorflow.core`, and Python would
 run the whole of TensorFlow, and Keras with it, for these. So they are imported through an empty
 `tensorflow` package, which is taken away again: what is left of TensorFlow's Python are generated
@@ -20,12 +17,7 @@ from typing import Any
 
 import numpy as np
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # for serve_without_keras
-
-_INSTALL = (
-    "Run: python -m pip install tensorflow grpcio && "
-    'python -m pip install --no-deps "tensorflow-serving-api==2.21.*"'
-)
+sys.path.append(str(Path(__file__).resolve().parents[3] / "examples"))  # for serve_without_keras
 
 
 @contextmanager
@@ -44,18 +36,15 @@ def _messages_alone() -> Iterator[None]:
         del sys.modules["tensorflow"]
 
 
-try:
-    with _messages_alone():
-        from tensorflow.core.framework import tensor_pb2, types_pb2
-        from tensorflow.core.protobuf import error_codes_pb2, saved_model_pb2
-        from tensorflow_serving.apis import (
-            get_model_metadata_pb2,
-            get_model_status_pb2,
-            predict_pb2,
-            prediction_log_pb2,
-        )
-except ImportError as error:
-    sys.exit(f"{error}. {_INSTALL}")
+with _messages_alone():
+    from tensorflow.core.framework import tensor_pb2, types_pb2
+    from tensorflow.core.protobuf import error_codes_pb2, saved_model_pb2
+    from tensorflow_serving.apis import (
+        get_model_metadata_pb2,
+        get_model_status_pb2,
+        predict_pb2,
+        prediction_log_pb2,
+    )
 
 __all__ = [
     "array_of",
@@ -90,11 +79,8 @@ _LARGEST = 2**31 - 1  # bytes; no message is larger
 
 def services() -> tuple[Any, Any]:
     """Returns the gRPC code for predictions and metadata, and that for the status of models."""
-    try:
-        with _messages_alone():
-            from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
-    except ImportError as error:
-        sys.exit(f"{error}. {_INSTALL}")
+    with _messages_alone():
+        from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
     return prediction_service_pb2_grpc, model_service_pb2_grpc
 
 

@@ -4,7 +4,7 @@
 
 It is not `tensorflow_model_server`. It is a small Python process that reads the same requests (the
 messages of tensorflow-serving-api) and runs them through the same TensorFlow C++ SavedModel loader,
-for machines that have no Docker. Neither Keras nor keras_he is in the process, and of TensorFlow's
+for tests where no Docker runs. Neither Keras nor keras_he is in the process, and of TensorFlow's
 Python only generated message classes (protocol.py): the import of all three is blocked before a
 model is loaded. It serves the highest version, or those of `--version`, and answers `Predict`,
 `GetModelMetadata` and `GetModelStatus`. It has no batching, no REST, no labels of versions, and

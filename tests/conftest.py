@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+QUICK_CASES = 6  # of each parametrized test, in `make test`
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -19,6 +22,24 @@ def pytest_configure(config: pytest.Config) -> None:
         # Keras' variables and PyTorch's tensors have no such keyword, and NumPy 2 wants one.
         "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning",
     )
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks as slow all but a few cases of each parametrized test: `make test` runs these few.
+
+    `@pytest.mark.quick(number)` says how many, if not six. The choice is random but fixed.
+    """
+    tables: dict[tuple[Path, str], list[pytest.Item]] = {}
+    for item in items:
+        name = item.name.partition("[")[0]
+        tables.setdefault((item.path, name), []).append(item)
+    for cases in tables.values():
+        marker = cases[0].get_closest_marker("quick")
+        count = min(marker.args[0] if marker else QUICK_CASES, len(cases))
+        kept = random.Random(0).sample(range(len(cases)), count)
+        for index in set(range(len(cases))) - set(kept):
+            cases[index].add_marker(pytest.mark.slow)
 
 
 def pytest_report_header() -> str:

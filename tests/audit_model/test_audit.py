@@ -52,6 +52,7 @@ def first_of_each_kind():
     return list(kinds.values())
 
 
+@pytest.mark.quick(10)
 @pytest.mark.parametrize("name", plants.PLANTS if ON_TENSORFLOW else first_of_each_kind())
 def test_a_planted_fault_is_found_and_its_remedy_clears_it(name):
     plant = plants.PLANTS[name]()
@@ -100,6 +101,7 @@ USUAL = {
 }
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("name", USUAL)
 def test_a_usual_model_is_not_accused(name):
     keras.utils.set_random_seed(5)
@@ -109,6 +111,7 @@ def test_a_usual_model_is_not_accused(name):
     assert keras_he.audit(model).findings == ()
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("name", architectures.SMALL)
 def test_an_initialized_model_is_not_accused(name):
     model = architectures.SMALL[name]()
@@ -208,6 +211,7 @@ MEANT = {
 }
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("name", MEANT)
 def test_what_is_meant_so_is_not_accused(name):
     keras.utils.set_random_seed(5)
@@ -295,6 +299,7 @@ def test_the_remedy_of_a_pair_takes_the_inputs():
 FAMILIES = (*architectures.APPLICATIONS, "InceptionV3", "InceptionResNetV2", "ConvNeXtTiny")
 
 
+@pytest.mark.quick(1)
 @pytest.mark.skipif(
     not ON_TENSORFLOW or keras.__version__.startswith("3.12."),
     reason="minutes elsewhere, of the same figures",
@@ -388,6 +393,7 @@ def mixed():
     return keras.Model(inputs, inner(x))
 
 
+@pytest.mark.slow
 def test_the_figures_are_those_of_the_frameworks_differentiation():
     keras.utils.set_random_seed(2)
     model = mixed()
@@ -450,6 +456,7 @@ def test_an_activation_layer_behind_a_normalisation_counts_for_the_kernel():
     assert finding.layer == "kernel_in_front"
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("name", ["recurrent", "subclassed", "several inputs", "U-Net"])
 def test_nothing_of_the_model_is_changed(name):
     build = {**architectures.SMALL, **plants.GOOD}[name]

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from processes import free_ports, run_together
 
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="strategies of TensorFlow"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="strategies of TensorFlow"),
+]
 
 COMMON = """
 import hashlib, json, os, sys, tempfile, time
@@ -171,7 +172,7 @@ resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
 if resolver.task_type != "chief":
     server = tf.distribute.Server(
         resolver.cluster_spec(), job_name=resolver.task_type, task_index=resolver.task_id)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not os.path.exists("done") and time.monotonic() < deadline:
         time.sleep(0.2)
     os._exit(0)  # a server has no end of its own

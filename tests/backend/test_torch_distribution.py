@@ -11,10 +11,13 @@ import pytest
 from processes import free_ports, run_together
 
 VERSION = tuple(int(part) for part in keras.version().split(".")[:2])
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "torch" or VERSION < (3, 16),
-    reason="needs the PyTorch backend of Keras 3.16",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        keras.backend.backend() != "torch" or VERSION < (3, 16),
+        reason="needs the PyTorch backend of Keras 3.16",
+    ),
+]
 
 CODE = """
 import json, os
@@ -91,7 +94,7 @@ def processes(tmp_path_factory):
     (port,) = free_ports(1)
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     environments = [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
-    printed = run_together(tmp_path_factory.mktemp("dtensor"), CODE, environments, timeout=240)
+    printed = run_together(tmp_path_factory.mktemp("dtensor"), CODE, environments)
     return [json.loads(one.splitlines()[-1]) for one in printed]
 
 

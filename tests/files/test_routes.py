@@ -36,7 +36,7 @@ FILES = [
 ]
 OUTPUT_BANDS = {"float32": FLOAT32, "lora": FLOAT32, "int8": 2 * INT8, **ROUNDED}
 # Before 3.15 attention's kernels have no axes, int4 has other steps, and configs have other keys.
-pytestmark = pytest.mark.newest
+pytestmark = [pytest.mark.newest, pytest.mark.slow]
 every_model = pytest.mark.parametrize("name", MODELS)
 every_varied_model = pytest.mark.parametrize("name", VARIED)
 every_file = pytest.mark.parametrize(("name", "variant", "route"), FILES)

@@ -18,6 +18,8 @@ import pytest
 
 import keras_he
 
+pytestmark = pytest.mark.slow
+
 L = keras.layers
 BACKEND = keras.backend.backend()
 PLAIN_PYTHON = os.environ.get("KERAS_HE_PLAIN_PYTHON") if BACKEND == "tensorflow" else None

@@ -14,6 +14,7 @@ import keras_he
 
 OLD_PYTHON = os.environ.get("KERAS_HE_OLD_PYTHON")
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(
         not OLD_PYTHON, reason="KERAS_HE_OLD_PYTHON names no Python with Keras 3.12 and keras_he"
     ),

@@ -19,7 +19,7 @@ def free_ports(count):
         return [one.getsockname()[1] for one in sockets]
 
 
-def run_together(folder, code, environments, timeout=120):
+def run_together(folder, code, environments, timeout=600):
     """Returns what each process prints that runs the code, one for each environment.
 
     Where one of them fails, or they do not end in time, all are stopped and the test fails.

@@ -42,6 +42,7 @@ MARKS = [
     ),
 ]
 SCRIPTS = ("export_model", "client", "protocol", "servable", "front")
+PATIENCE = 600  # seconds until what answers nothing has failed; an idle machine needs a few
 OUTPUTS = {"serving_default": {"probabilities", "label"}, "features": {"features"}}
 
 
@@ -79,7 +80,7 @@ def process_of(script, *arguments, **options):
 def finished(process):
     """Returns exit code, stdout and stderr of a process that ends by itself."""
     try:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
     return process.returncode, out, err

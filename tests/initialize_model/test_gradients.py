@@ -26,6 +26,7 @@ def spreads(model, mode):
 
 # Not relu: its moments predict no spread, and a hundred layers of width n scatter by
 # sqrt(5 * 100 / n) / log(10), 0.6 decades at 256.
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("activation", ["gelu", "tanh", "selu"])
 def test_the_gradients_spread_is_as_predicted_on_plain_chains(activation):
     keras.utils.set_random_seed(0)
@@ -52,6 +53,7 @@ RECTIFIERS = {
 }
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", RECTIFIERS)
 def test_fan_out_keeps_the_gradient_and_fan_avg_stands_between(name):
     keras.utils.set_random_seed(0)
@@ -74,6 +76,7 @@ def test_a_mode_that_keeps_nothing_would_be_seen():
     assert math.log10(signals.factor(signals.gradient_moments(model, batch_for(model, 16)))) > 3
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", ["unet", "post-norm", "several inputs"])
 @pytest.mark.parametrize("mode", ["fan_out", "fan_avg"])
 def test_other_networks_take_the_measured_gain_to_the_fans(name, mode):

@@ -8,6 +8,8 @@ from architectures import batch_for
 
 import keras_he
 
+pytestmark = pytest.mark.slow
+
 keras_hub = pytest.importorskip("keras_hub")
 
 SIZES = {"num_layers": 4, "num_heads": 2, "hidden_dim": 64}

@@ -40,6 +40,7 @@ def moments_aside_from_merges(model, report, batch, *, training=True):
     ]
 
 
+@pytest.mark.quick(4)
 def test_every_kernel_of_small_networks_is_set_or_named(small):
     report = keras_he.initialize(small, batch_for(small), seed=1)
     # A shared layer stands under several names there, and once in the report.
@@ -56,6 +57,7 @@ def small(request):
     return architectures.SMALL[request.param]()
 
 
+@pytest.mark.quick(4)
 def test_second_moments_hold_in_small_networks(small):
     batch = batch_for(small)
     report = keras_he.initialize(small, batch, seed=1)
@@ -66,6 +68,7 @@ def test_second_moments_hold_in_small_networks(small):
     assert signals.factor(inference) < 10
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", architectures.APPLICATIONS)
 def test_networks_of_keras_applications_keep_their_signal(name):
     if keras.backend.backend() == "jax" and name not in ("MobileNetV2", "ResNet50V2"):
@@ -109,6 +112,7 @@ CHAINS = {
 }
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("name", CHAINS)
 def test_a_hundred_dense_layers_keep_their_signal(name):
     keras.utils.set_random_seed(0)
@@ -134,6 +138,7 @@ DEEP = {
 }
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("name", DEEP)
 def test_deep_networks_keep_their_signal(name):
     keras.utils.set_random_seed(0)
@@ -493,6 +498,7 @@ def test_without_data_everything_is_analytic():
     assert report.forward_spread == 0.0
 
 
+@pytest.mark.quick(3)
 def test_a_second_call_changes_nothing(small):
     batch = batch_for(small)
     first = keras_he.initialize(small, batch, seed=7)

@@ -109,6 +109,7 @@ def layers_that_run(model, batch):
     return [layer for layer in dict.fromkeys(called) if not isinstance(layer, inputs)]
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_fault_at_any_layer_leaves_the_model_as_it_was(network, fault):

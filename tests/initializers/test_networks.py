@@ -75,6 +75,7 @@ def mean_change(kind, initializer, slope=0.25, seeds=SEEDS):
     return np.exp(np.mean(changes, axis=0))
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_he_prelu_keeps_signal_and_gradient_over_thirty_layers(kind):
     signal, gradient = mean_change(kind, "he_prelu")
@@ -82,6 +83,7 @@ def test_he_prelu_keeps_signal_and_gradient_over_thirty_layers(kind):
     assert 1 / 2 <= gradient <= 2
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_keras_default_does_not(kind):
     """Glorot's variance keeps 0.53 of the second moment a layer: 30 of them leave 6e-9."""
@@ -90,6 +92,7 @@ def test_keras_default_does_not(kind):
     assert gradient < 1e-6
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_he_prelu_does_not_fit_the_slope_of_keras_prelu(kind):
     """Slope 0 keeps 1/1.0625 of the second moment a layer: 0.17 after the 29 between."""
@@ -98,6 +101,7 @@ def test_he_prelu_does_not_fit_the_slope_of_keras_prelu(kind):
     assert gradient < 1 / 2
 
 
+@pytest.mark.slow
 def test_he_relu_fits_the_slope_of_keras_prelu():
     signal, gradient = mean_change("dense", "he_relu", slope=0.0)
     assert 1 / 2 <= signal <= 2
@@ -124,12 +128,14 @@ def chain(names, x, seed):
     return moments_over_depth([dense(s) for s in strings], [function(n) for n in names], x, seed)
 
 
+@pytest.mark.slow
 def test_each_string_suits_the_activation_in_front():
     names = [*FAMILY, "linear"]
     logs = [np.log(chain(names, normal((32, 512), seed), seed)[0]) for seed in range(20)]
     assert np.abs(np.mean(logs, axis=0)).max() <= np.log(1.25)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("name", FAMILY)
 def test_ten_layers_keep_the_signal_and_depth_factors_tell_the_rest(name):
     """Feeds the same weights inputs of second moment 1 and 1.05, for twenty seeds."""

@@ -239,17 +239,20 @@ def found(command):
     return command("audit", "flawed.h5", *options.split(), code=1)
 
 
+@pytest.mark.slow
 def test_fail_on_a_verdict_that_is_found_exits_with_1(found):
     verdicts = [one["verdict"] for one in json.loads(found.stdout)["findings"]]
     assert "constant" in verdicts
 
 
+@pytest.mark.slow
 def test_no_backward_leaves_the_gradient_out(found):
     rows = [row["figures"] for row in json.loads(found.stdout)["rows"] if row["figures"]]
     assert len(rows) == 2
     assert {row["kernel_gradient"] for row in rows} == {None}
 
 
+@pytest.mark.slow
 def test_fail_on_a_verdict_that_is_not_found_exits_with_0(command):
     assert "constant" in command("audit", "flawed.keras", "--fail-on", "exploding").stdout
 
@@ -259,6 +262,7 @@ def test_fail_on_an_unknown_verdict_is_refused(refusal):
     assert said == "--fail-on knows no 'vanishin'. Did you mean \"vanishing\"?"
 
 
+@pytest.mark.slow
 def test_import_names_the_module_of_the_users_layers_and_json_is_all_of_stdout(command):
     done = command("audit", "own.keras", "--import", "own_layers", "--json", "-")
     assert json.loads(done.stdout)["audited"] is True
@@ -295,6 +299,7 @@ def test_init_keeps_the_second_moment_of_every_layer(initialized, folder):
     assert np.mean((np.maximum(hidden, 0) @ last) ** 2) == pytest.approx(1, rel=0.01)
 
 
+@pytest.mark.slow
 def test_init_gives_equal_weights_for_equal_seeds_in_place_too(initialized, command, folder):
     (folder / "two.keras").write_bytes((folder / "model.keras").read_bytes())
     command("init", "two.keras", "two.keras", "--data", "x.npy", "--seed", "5")
@@ -304,11 +309,13 @@ def test_init_gives_equal_weights_for_equal_seeds_in_place_too(initialized, comm
     assert temporary(folder) == []
 
 
+@pytest.mark.slow
 def test_init_reads_and_writes_h5(command, folder):
     command(*"init flawed.h5 mended.h5 --seed 1 --law uniform --mode fan_avg".split())
     assert all(one.any() for one in weights(folder / "mended.h5") if one.ndim > 1)
 
 
+@pytest.mark.slow
 def test_a_refused_init_leaves_the_old_file_and_no_other(refusal, folder):
     (folder / "kept.keras").write_bytes(b"old")
     said = refusal("init", "model.keras", "kept.keras", "--data", "narrow.npy")
@@ -319,6 +326,7 @@ def test_a_refused_init_leaves_the_old_file_and_no_other(refusal, folder):
     assert temporary(folder) == []
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_be_saved_leaves_the_old_file_and_no_other(refusal, folder):
     (folder / "old.keras").write_bytes(b"old")
     said = refusal("init", "sealed.keras", "old.keras", "--import", "own_layers")
@@ -327,6 +335,7 @@ def test_a_file_that_cannot_be_saved_leaves_the_old_file_and_no_other(refusal, f
     assert temporary(folder) == []
 
 
+@pytest.mark.slow
 def test_a_link_to_a_model_stays_a_link(command, folder):
     (folder / "target.keras").write_bytes((folder / "model.keras").read_bytes())
     (folder / "link.keras").symlink_to("target.keras")
@@ -420,6 +429,7 @@ def test_what_needs_no_model_is_done_before_keras_is_imported(start, arguments, 
     assert (done.stderr if code else done.stdout).strip()
 
 
+@pytest.mark.slow
 def test_a_module_of_the_users_finds_the_public_names(command, folder):
     """The command line puts them off until it has read its arguments."""
     code = "import keras_he\nkeras_he.register_kernels\nprint(keras_he.get('he_relu'))"
@@ -465,6 +475,7 @@ def portable(command):
     return command("portable", "ours.keras", "portable.keras")
 
 
+@pytest.mark.slow
 def test_portable_tells_what_it_replaced(portable):
     first, second, last = portable.stdout.splitlines()
     assert re.fullmatch(r"dense\w*\.kernel_initializer = RandomUniform\(.*minval=-0\.433.*", first)
@@ -472,6 +483,7 @@ def test_portable_tells_what_it_replaced(portable):
     assert last == "2 initializers replaced."
 
 
+@pytest.mark.slow
 def test_a_portable_file_does_not_name_keras_he(portable, folder):
     named = {}
     for file in ("ours.keras", "portable.keras"):
@@ -480,6 +492,7 @@ def test_a_portable_file_does_not_name_keras_he(portable, folder):
     assert named == {"ours.keras": True, "portable.keras": False}
 
 
+@pytest.mark.slow
 def test_a_portable_file_gives_the_same_outputs_without_keras_he(
     portable, folder, run_python, tmp_path
 ):
@@ -546,6 +559,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_cannot_be_read_is_refused_in_one_line(refusal, kind):
     arguments, expected = REFUSED[kind]

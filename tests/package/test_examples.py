@@ -9,6 +9,8 @@ from pathlib import Path
 import keras
 import pytest
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 LOADED = (
     "The saved .keras file, loaded in a fresh process, gives the same probabilities, bit for bit"

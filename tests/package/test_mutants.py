@@ -257,6 +257,7 @@ def no_memory_of_other_mutants():
     sampling._made.cache_clear()
 
 
+@pytest.mark.quick(100)
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
 def test_the_suite_kills(mutant):
     with pytest.MonkeyPatch.context() as patch:
@@ -266,6 +267,7 @@ def test_the_suite_kills(mutant):
                 guard()
 
 
+@pytest.mark.quick(100)
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
 def test_without_the_mutant_its_guards_pass(mutant):
     with pytest.MonkeyPatch.context() as patch:

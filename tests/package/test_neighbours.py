@@ -11,9 +11,12 @@ import pytest
 
 import keras_he
 
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="run on one backend: none of it is ours"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        keras.backend.backend() != "tensorflow", reason="run on one backend: none of it is ours"
+    ),
+]
 
 HUB = """
 import os, tempfile

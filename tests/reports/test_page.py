@@ -89,7 +89,7 @@ def opened(path, folder, *, width=1280):
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     told = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, re.DOTALL)

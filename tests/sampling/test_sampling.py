@@ -196,7 +196,7 @@ def test_the_caller_draws_all_blocks_where_no_thread_can_start(monkeypatch):
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_blocks_are_drawn_in_as_many_threads_as_are_asked_for(monkeypatch, threads):
-    used, fill, meet = set(), sampling._fill_block, threading.Barrier(threads, timeout=60)
+    used, fill, meet = set(), sampling._fill_block, threading.Barrier(threads, timeout=600)
 
     def watched(*arguments):
         if threading.get_ident() not in used:  # every thread waits once until all have begun

@@ -42,7 +42,7 @@ NEEDS = {
 # What of each model is exported: all five, and one of them in every variant.
 PLAIN = [(name, "float32") for name in MODELS]
 VARIED = [("initialized", variant) for variant in VARIANTS if variant != "float32"]
-pytestmark = pytest.mark.newest  # Keras 3.12 has no LiteRT export
+pytestmark = [pytest.mark.newest, pytest.mark.slow]  # Keras 3.12 has no LiteRT export
 every_plain = pytest.mark.parametrize("name", MODELS)
 saved_model = pytest.mark.skipif(
     "tf_saved_model" not in FORMATS, reason="Keras cannot export SavedModels from PyTorch"

@@ -17,7 +17,7 @@ import pytest
 import serving_example
 from serving_example import OUTPUTS, ROOT, SERVING, code, small_model, table, zeros
 
-pytestmark = serving_example.MARKS
+pytestmark = [*serving_example.MARKS, pytest.mark.slow]
 DTYPES = (
     *("float16", "float32", "float64", "bool", "uint8", "uint16", "uint32", "uint64"),
     *("int8", "int16", "int32", "int64"),

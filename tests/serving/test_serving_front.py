@@ -17,9 +17,19 @@ from contextlib import ExitStack, contextmanager
 import numpy as np
 import pytest
 import serving_example
-from serving_example import OUTPUTS, STAND_IN, code, finished, process_of, small_model, table, zeros
+from serving_example import (
+    OUTPUTS,
+    PATIENCE,
+    STAND_IN,
+    code,
+    finished,
+    process_of,
+    small_model,
+    table,
+    zeros,
+)
 
-pytestmark = serving_example.MARKS
+pytestmark = [*serving_example.MARKS, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +73,7 @@ def running(*arguments):
         yield process, line.split()[-1]
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +81,7 @@ def front(exported, scripts):
     """Returns the address of a front that serves two versions of digits."""
     batch = {"image": exported.arrays["inputs/image"]}
     scripts.export_model.export(small_model(), exported.base / "digits", batch)
-    arguments = (exported.base, "digits", "--version", 1, "--version", 2, "--seconds", 300)
+    arguments = (exported.base, "digits", "--version", 1, "--version", 2, "--seconds", 3600)
     with running(*arguments) as (_, address):
         yield address
 
@@ -86,14 +96,13 @@ def channel(front, scripts):
 
 @pytest.fixture(scope="module")
 def predict(channel, scripts):
-    stub = scripts.client.prediction_service.PredictionServiceStub(channel)
-    return lambda request: stub.Predict(request, timeout=60)
+    stub = scripts.client.prediction_service_pb2_grpc.PredictionServiceStub(channel)
+    return lambda request: stub.Predict(request, timeout=PATIENCE)
 
 
 def test_several_clients_at_once_get_keras_answers_bit_for_bit(front, exported):
-    clients = [
-        process_of("client.py", front, "digits", exported.check, "--version", 1) for _ in range(4)
-    ]
+    arguments = (front, "digits", exported.check, "--version", 1, "--timeout", PATIENCE)
+    clients = [process_of("client.py", *arguments) for _ in range(4)]
     for status, out, err in map(finished, clients):
         assert (status, err) == (0, "")
         said = sorted(out.splitlines())
@@ -102,7 +111,9 @@ def test_several_clients_at_once_get_keras_answers_bit_for_bit(front, exported):
 
 
 def test_a_client_says_where_answers_differ(front, exported):
-    status, out, err = finished(process_of("client.py", front, "digits", exported.check))
+    status, out, err = finished(
+        process_of("client.py", front, "digits", exported.check, "--timeout", PATIENCE)
+    )
     assert (status, err) == (1, "")  # it was answered by version 2, which is another model
     assert "serving_default, probabilities: OTHER ANSWERS: largest difference" in out
     assert (
@@ -111,7 +122,9 @@ def test_a_client_says_where_answers_differ(front, exported):
 
 
 def test_a_client_says_what_was_refused_in_one_line(front, exported):
-    status, out, err = finished(process_of("client.py", front, "letters", exported.check))
+    status, out, err = finished(
+        process_of("client.py", front, "letters", exported.check, "--timeout", PATIENCE)
+    )
     assert (status, out) == (1, "")
     assert err.startswith("NOT_FOUND: Servable not found for request: letters")
     assert err.count("\n") == 1
@@ -162,8 +175,8 @@ def test_metadata_are_the_signatures(channel, scripts):
     messages = scripts.protocol.get_model_metadata_pb2
     request = messages.GetModelMetadataRequest(metadata_field=["signature_def"])
     request.model_spec.name = "digits"
-    stub = scripts.client.prediction_service.PredictionServiceStub(channel)
-    response = stub.GetModelMetadata(request, timeout=60)
+    stub = scripts.client.prediction_service_pb2_grpc.PredictionServiceStub(channel)
+    response = stub.GetModelMetadata(request, timeout=PATIENCE)
     signatures = messages.SignatureDefMap()
     assert response.metadata["signature_def"].Unpack(signatures)
     found = {name: {*one.outputs} for name, one in signatures.signature_def.items() if one.outputs}
@@ -280,27 +293,27 @@ MESSAGES = {  # of the stand-in; those of TensorFlow Serving have other words
 
 def call(channel, scripts, case):
     """Sends the wrong request of a row."""
-    stub = scripts.client.prediction_service.PredictionServiceStub(channel)
+    stub = scripts.client.prediction_service_pb2_grpc.PredictionServiceStub(channel)
     if case == "`Classify`":
         from tensorflow_serving.apis import classification_pb2
 
         request = classification_pb2.ClassificationRequest()
         request.model_spec.name = "digits"
-        return stub.Classify(request, timeout=60)
+        return stub.Classify(request, timeout=PATIENCE)
     if case == "`Regress`":
         from tensorflow_serving.apis import regression_pb2
 
         request = regression_pb2.RegressionRequest()
         request.model_spec.name = "digits"
-        return stub.Regress(request, timeout=60)
+        return stub.Regress(request, timeout=PATIENCE)
     if case == "other metadata than signatures":
         messages = scripts.protocol.get_model_metadata_pb2
         request = messages.GetModelMetadataRequest(metadata_field=["graph"])
         request.model_spec.name = "digits"
-        return stub.GetModelMetadata(request, timeout=60)
+        return stub.GetModelMetadata(request, timeout=PATIENCE)
     request = good_request(scripts)
     WRONG[case](request)
-    return stub.Predict(request, timeout=60)
+    return stub.Predict(request, timeout=PATIENCE)
 
 
 WRONG_ROWS = [pytest.param(row, id=row["request"]) for row in table("Wrong requests")]
@@ -338,9 +351,9 @@ def test_a_front_without_keras_stops_after_its_last_request(exported, scripts, t
     try:
         said = [process.stdout.readline() for _ in range(3)]
         with grpc.insecure_channel(said[-1].split()[-1]) as channel:
-            stub = scripts.client.prediction_service.PredictionServiceStub(channel)
-            assert stub.Predict(good_request(scripts), timeout=60).outputs
-        rest, _ = process.communicate(timeout=30)
+            stub = scripts.client.prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            assert stub.Predict(good_request(scripts), timeout=PATIENCE).outputs
+        rest, _ = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
     assert [line.strip() for line in said[:2]] == [
@@ -424,7 +437,7 @@ def labels_by_rest(port, images):
     body = json.dumps({"instances": images.tolist()}).encode()
     url = f"http://127.0.0.1:{port}/v1/models/digits:predict"
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(url, body, timeout=60) as answer:
+    with opener.open(url, body, timeout=PATIENCE) as answer:
         return [one["label"] for one in json.load(answer)["predictions"]]
 
 
@@ -448,7 +461,7 @@ def test_tensorflow_serving_in_docker_gives_keras_answers(exported, tmp_path):
     shutil.copytree(exported.path, tmp_path / "models" / "digits" / "1")
     subprocess.run(command, shell=True, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
     try:
-        arguments = (f"127.0.0.1:{grpc_port}", "digits", exported.check, "--timeout", 60)
+        arguments = (f"127.0.0.1:{grpc_port}", "digits", exported.check, "--timeout", PATIENCE)
         status, out, err = finished(process_of("client.py", *arguments))
         assert (status, err) == (0, "")
         assert "AVAILABLE" in out

@@ -30,15 +30,23 @@ if not is_put_off():
     from keras_he.layers.walk import layer_fans
     from keras_he.notes import Note
     from keras_he.portable import make_portable
-    from keras_he.reports.report import Report
+    from keras_he.reports.audit_report import AuditReport
+    from keras_he.reports.data import Figures, Finding, Row
+    from keras_he.reports.initialization_report import InitializationReport
+    from keras_he.reports.report import Comparison, Report
     from keras_he.theory.activations import DepthFactors
     from keras_he.theory.kernel_geometry import Fans, fans
 
     register()
 
 __all__ = [
+    "AuditReport",
+    "Comparison",
     "DepthFactors",
     "Fans",
+    "Figures",
+    "Finding",
+    "InitializationReport",
     "KaimingNormal",
     "KaimingOrthogonal",
     "KaimingTruncatedNormal",
@@ -46,6 +54,7 @@ __all__ = [
     "KerasHeError",
     "Note",
     "Report",
+    "Row",
     "SignalLogger",
     "audit",
     "depth_factors",

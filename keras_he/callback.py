@@ -9,8 +9,8 @@ from keras_he.audit_model.audit import audit
 from keras_he.backend.foreign import hint, is_keras_2
 from keras_he.errors import invalid
 from keras_he.layers.path_patterns import selected
+from keras_he.reports.audit_report import AuditReport
 from keras_he.reports.data import Row
-from keras_he.reports.report import Report
 from keras_he.theory.kernel_geometry import integer
 
 
@@ -75,7 +75,7 @@ class SignalLogger(keras.callbacks.Callback):
         self._kernels = kernels
         self._steps = 0
         self._figures: dict[str, float] = {}
-        self.reports: dict[int, Report] = {}
+        self.reports: dict[int, AuditReport] = {}
 
     def set_model(self, model: Any) -> None:
         """Takes the model that is trained; Keras calls it first."""
@@ -115,7 +115,7 @@ class SignalLogger(keras.callbacks.Callback):
         self._figures = figures(report, self._kernels)
 
 
-def figures(report: Report, kernels: Any) -> dict[str, float]:
+def figures(report: AuditReport, kernels: Any) -> dict[str, float]:
     """Returns the figures of a report by key, with those of some kernels one by one."""
     rows = [row for row in report.kernels if row.figures]
     told = {
@@ -129,7 +129,7 @@ def figures(report: Report, kernels: Any) -> dict[str, float]:
     paths = selected([row.path for row in rows], kernels, None) if kernels else set()
     for row in rows:
         if row.path in paths and row.figures is not None:
-            told[f"signal/{row.path}"] = row.moments[0] if row.moments else 0.0
+            told[f"signal/{row.path}"] = row.moment or 0.0
             told[f"gradient/{row.path}"] = row.figures.gradient or 0.0
             told[f"update/{row.path}"] = row.figures.update_ratio or 0.0
     return told

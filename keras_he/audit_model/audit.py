@@ -29,8 +29,8 @@ from keras_he.passes.losses import Loss, averaged, check_loss, read_loss
 from keras_he.passes.model_checks import Progress, check_model, survey_of
 from keras_he.passes.preceding_activation import activation_name
 from keras_he.passes.tensor_origins import branch_factors
+from keras_he.reports.audit_report import AuditReport
 from keras_he.reports.data import VERDICTS, Figures, Row
-from keras_he.reports.report import Report
 from keras_he.theory.standard_deviation import standard_deviation
 
 _SEED = 0  # of a batch, and of the loss that is taken where none is given
@@ -43,7 +43,7 @@ def audit(
     loss: Any = None,
     backward: bool = True,
     thresholds: Mapping[str, float] | None = None,
-) -> Report:
+) -> AuditReport:
     """Returns what a model does to its signal and its gradient, and what to write instead.
 
     One forward pass in training mode looks at what each kernel makes of a batch, and a second one
@@ -64,7 +64,7 @@ def audit(
             `"residual"`, by which a trunk grows. Defaults and reasons are in `docs/audit.md`.
 
     Returns:
-        A `Report`: `print` it, or `report.plot()`, `report.to_html(path)`, `report.findings`.
+        An `AuditReport`: `print` it, or `report.plot()`, `report.to_html(path)`, `report.findings`.
 
     Raises:
         InvalidArgument: If an argument is out of range, the batch cannot be known, or `backward` is
@@ -233,17 +233,14 @@ def _report(
     subject: Subject,
     inputs: Any,
     outputs: Any,
-) -> Report:
+) -> AuditReport:
     kernels = {kernel.path: kernel for kernel in subject.kernels}
     unseen = [one for one in found if one.path not in kernels]
     rows = [_seen(kernel) for kernel in subject.kernels] + [_unseen(one) for one in unseen]
     gradients = [row.figures.gradient for row in rows if row.figures and row.figures.gradient]
     given, made = (_moment(one) for one in (inputs, outputs))
-    return Report(
+    return AuditReport(
         model=model.name,
-        mode="",
-        law="",
-        seed=_SEED,
         rows=tuple(rows),
         warnings=(
             *not_built(survey),
@@ -252,11 +249,9 @@ def _report(
         ),
         random_layers=tuple(layer.name for layer in layers_inside(model) if is_random(layer)),
         gradient_spread=(math.log10(max(gradients) / min(gradients)) if gradients else None),
-        written=False,
         findings=_sorted([*symptoms(subject), *causes(subject)]),
         end_to_end=made / given if given and made is not None else None,
         depth_growth=max((growth for _, growth in growths(subject, restart=False)), default=None),
-        audited=True,
     )
 
 

@@ -16,7 +16,7 @@ from keras_he.passes.inputs import first_batch
 from keras_he.passes.model_checks import Progress, check_model, survey_of
 from keras_he.passes.preceding_activation import activation_name, moments_in_front
 from keras_he.reports.data import Row, gradient_spread
-from keras_he.reports.report import Report
+from keras_he.reports.initialization_report import InitializationReport
 from keras_he.sampling.laws import LawName, law_named
 from keras_he.theory.kernel_geometry import integer
 from keras_he.theory.standard_deviation import Mode, checked_mode
@@ -36,7 +36,7 @@ def initialize(
     only: Any = None,
     skip: Any = None,
     dry_run: bool = False,
-) -> Report:
+) -> InitializationReport:
     """Gives every kernel of a model the scale that keeps the signal, and returns what was done.
 
     One forward pass in training mode measures what each kernel makes of a batch, and sets its
@@ -69,7 +69,7 @@ def initialize(
         dry_run: Whether to return the report and leave the model alone.
 
     Returns:
-        A `Report` with a row for each variable; `print` it.
+        An `InitializationReport` with a row for each variable; `print` it.
 
     Raises:
         InvalidArgument: If an argument is out of range, or the batch cannot be known.
@@ -138,8 +138,10 @@ def _batch(model: Any, data: Any, seed: int) -> Any:
         return None
 
 
-def _report(model: Any, plan: Plan, seed: int, again: set[int], *, written: bool) -> Report:
-    return Report(
+def _report(
+    model: Any, plan: Plan, seed: int, again: set[int], *, written: bool
+) -> InitializationReport:
+    return InitializationReport(
         model=model.name,
         mode=plan.settings.mode,
         law=plan.settings.law,

@@ -2,5 +2,5 @@
 
 Decides: columns, wording and drawing of a report.
 Must never know: Keras, models, how a figure was measured. Plain values only.
-Start reading: `data`, then `report`.
+Start reading: `report`, then `columns`: which number a table shows, and how.
 """

@@ -3,10 +3,11 @@
 import io
 from collections.abc import Sequence
 from html import escape
+from typing import Literal
 
-from keras_he.reports.data import Account, Row
+from keras_he.reports.columns import Column, Line, columns_of, sort_key
+from keras_he.reports.data import Finding
 from keras_he.reports.figure import picture
-from keras_he.reports.text import number, share
 
 _STYLE = """
 :root { color-scheme: light; --ink: #17212b; --dim: #5b6875; --line: #d9dee3; --wrong: #c2410c; }
@@ -29,7 +30,7 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { padding: .3rem .6rem; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--line); }
 th { background: #f4f6f8; padding: 0; } tr:last-child td { border-bottom: 0; }
-th:nth-child(-n+3), td:nth-child(-n+3) { text-align: left; }
+.words { text-align: left; }
 td:first-child { overflow-wrap: anywhere; white-space: normal; min-width: 11rem; }
 th button { all: unset; cursor: pointer; padding: .35rem .6rem; font-weight: 600; display: block;
   width: 100%; box-sizing: border-box; text-align: inherit; }
@@ -39,20 +40,9 @@ th[aria-sort=descending] button::after { content: " ↓"; }
 tr.wrong td { background: #fff7f2; } tr.wrong td:nth-child(2) { color: var(--wrong); }
 """
 
-_TITLES = (
-    *(
-        "kernel",
-        "findings",
-        "layer",
-        "shape",
-        "fan in",
-        "fan out",
-        "in front",
-        "std",
-        "std wanted",
-        "E[y²]",
-    ),
-    *("mean", "dead", "saturated", "E[∇²]", "E[∇W²]", "update"),
+_CAPTION = (
+    "Second moments of the pre-activations and of the loss's gradient with respect to them. "
+    "The band is a factor of 10 about 1; crosses are zeros, or not finite; red lines mark findings."
 )
 
 _SCRIPT = """
@@ -74,9 +64,25 @@ for (const head of document.querySelectorAll("th")) head.querySelector("button")
 """
 
 
-def page(report: Account) -> str:
-    """Returns the page of a report."""
-    name = escape(report.model)
+def page(
+    job: Literal["initialization", "audit"],
+    model: str,
+    facts: Sequence[str],
+    lines: Sequence[Line],
+    findings: Sequence[Finding] | None,
+    notes: Sequence[str],
+) -> str:
+    """Returns the page of a report.
+
+    Args:
+        job: Whose report it is.
+        model: Name of the model.
+        facts: What is said of the model as a whole, in a few words each.
+        lines: The lines of the table.
+        findings: The findings; `None` of a report that has none to show.
+        notes: What a person should know.
+    """
+    name = escape(model)
     # Nothing may be loaded, from anywhere: what the page shows stands in it.
     inline = "'unsafe-inline'"
     policy = f"default-src 'none'; style-src {inline}; script-src {inline}; img-src data:"
@@ -92,99 +98,72 @@ def page(report: Account) -> str:
 </head>
 <body>
 <h1>{name}</h1>
-{_summary(report)}
+<p class="dim">{escape(" · ".join(facts))}</p>
 <figure role="img" aria-label="Second moments of signal and gradient over depth">
-{_svg(report)}
+{_svg(lines)}
+<figcaption class="dim">{_CAPTION}</figcaption>
 </figure>
-{_findings(report)}
+{_findings(findings)}
 <h2>Kernels</h2>
-<p class="dim">In order of execution. A click on a title sorts.</p>
-<div class="scroll">{_table(report)}</div>
-{_warnings(report)}
+<p class="dim">Click a title to sort.</p>
+{_table(columns_of(job, "page"), lines)}
+{_notes(notes)}
 <script>{_SCRIPT}</script>
 </body>
 </html>
 """
 
 
-def _summary(report: Account) -> str:
-    told = [f"{len(report.findings)} findings" if report.audited else "initialized"]
-    told.append(f"{len(report.kernels)} kernels")
-    told.append(f"signal over depth {report.forward_spread:.2f} decades")
-    if report.gradient_spread is not None:
-        told.append(f"gradient over depth {report.gradient_spread:.2f} decades")
-    if report.end_to_end is not None:
-        told.append(f"end to end {report.end_to_end:.3g} times")
-    return f'<p class="dim">{escape(" · ".join(told))}</p>'
-
-
-def _svg(report: Account) -> str:
-    """Returns the figure as SVG, whose letters are paths: no font is asked for."""
+def _svg(lines: Sequence[Line]) -> str:
+    """Returns the figure as SVG whose letters are paths, so that it needs no font."""
     file = io.StringIO()
-    picture(report, titled=False).savefig(file, format="svg", metadata={"Date": None})
+    picture(lines).savefig(file, format="svg", metadata={"Date": None})
     text = file.getvalue()
     return text[text.index("<svg") :]
 
 
-def _findings(report: Account) -> str:
-    if not report.audited:
+def _findings(findings: Sequence[Finding] | None) -> str:
+    if findings is None:
         return ""
-    if not report.findings:
-        return "<h2>Findings</h2>\n<p>None.</p>"
-    each = (
+    each = [
         f'<div class="finding"><b>{escape(one.verdict)}</b> · {escape(one.layer)}'
         f"<p>{escape(one.evidence)}.</p><pre><code>{escape(one.remedy)}</code></pre></div>"
-        for one in report.findings
-    )
-    return "<h2>Findings</h2>\n" + "\n".join(each)
-
-
-def _table(report: Account) -> str:
-    verdicts: dict[str, list[str]] = {}
-    for finding in report.findings:
-        for path in finding.paths:
-            verdicts.setdefault(path, []).append(finding.verdict)
-    head = "".join(f"<th><button>{title}</button></th>" for title in _TITLES)
-    body = "\n".join(_row(row, verdicts.get(row.path, [])) for row in report.kernels)
-    return f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>"
-
-
-def _row(row: Row, verdicts: Sequence[str]) -> str:
-    figures = row.figures
-    std = figures.std if figures else row.std
-    told = ", ".join(verdicts) or row.left
-    cells: list[tuple[str, object]] = [
-        (row.path, row.path),
-        (told, told),
-        (row.layer, row.layer),
-        ("×".join(str(size) for size in row.shape), _size(row.shape)),
-        *((number(fan), fan) for fan in (row.fans or (None, None))),
-        (row.activation or "", row.activation or ""),
-        (number(std), std),
-        (number(row.std), row.std),
-        *((number(one), one) for one in (row.moments[:1] or (None,))),
+        for one in findings
     ]
-    names = ("mean", "dead", "saturated", "gradient", "kernel_gradient", "update_ratio")
-    for name in names:
-        value = getattr(figures, name, None)
-        cells.append(((share if name in ("dead", "saturated") else number)(value), value))
-    made = "".join(
-        f'<td data-value="{"" if value is None else escape(str(value))}">{escape(text)}</td>'
-        for text, value in cells
+    return "<h2>Findings</h2>\n" + ("\n".join(each) or "<p>None.</p>")
+
+
+def _table(columns: Sequence[Column], lines: Sequence[Line]) -> str:
+    """Returns the table of kernels, and what its columns mean."""
+    head = "".join(
+        f'<th{_words(one)} title="{escape(one.meaning)}"><button>{one.title}</button></th>'
+        for one in columns
     )
-    wrong = ' class="wrong"' if verdicts else ""
-    return f"<tr{wrong}>{made}</tr>"
+    body = "\n".join(_line(columns, line) for line in lines)
+    meanings = "\n".join(f"<dt>{one.title}</dt><dd>{escape(one.meaning)}</dd>" for one in columns)
+    return (
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n'
+        f"<tbody>\n{body}\n</tbody></table></div>\n"
+        f"<details><summary>What the columns mean</summary><dl>\n{meanings}\n</dl></details>"
+    )
 
 
-def _size(shape: Sequence[int]) -> int:
-    size = 1
-    for one in shape:
-        size *= one
-    return size
+def _line(columns: Sequence[Column], line: Line) -> str:
+    cells = "".join(
+        f'<td{_words(one)} data-value="{escape(sort_key(one.value(line)))}">'
+        f"{escape(one.cell(line))}</td>"
+        for one in columns
+    )
+    wrong = ' class="wrong"' if line.verdicts else ""
+    return f"<tr{wrong}>{cells}</tr>"
 
 
-def _warnings(report: Account) -> str:
-    if not report.warnings:
+def _words(column: Column) -> str:
+    return ' class="words"' if column.words else ""
+
+
+def _notes(notes: Sequence[str]) -> str:
+    if not notes:
         return ""
-    each = "".join(f"<li>{escape(text)}</li>" for text in report.warnings)
-    return f"<h2>To be known</h2>\n<ul>{each}</ul>"
+    each = "".join(f"<li>{escape(text)}</li>" for text in notes)
+    return f"<h2>Notes</h2>\n<ul>{each}</ul>"

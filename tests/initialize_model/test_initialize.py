@@ -425,7 +425,7 @@ def test_a_matrix_without_a_rule_is_missed():
 
     model = keras.Sequential([keras.Input((8,)), Mixed(), layers.Dense(2)])
     report = keras_he.initialize(model, seed=1)
-    assert "1 of 2 kernels set" in str(report)
+    assert "1 of 2 kernels initialized" in str(report)
     with pytest.raises(keras_he.KerasHeError, match="mixed/mixing was not set: no rule says"):
         report.check()
 

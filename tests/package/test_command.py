@@ -224,7 +224,7 @@ def test_audit_prints_a_report_and_writes_a_page_and_json(command, folder):
     said = command(
         *"audit model.keras --data x.npy --html page.html --json report.json --fail-on any".split()
     ).stdout
-    assert "no findings; 2 of 2 kernels looked at" in said
+    assert "no findings; 2 of 2 kernels checked" in said
     page = (folder / "page.html").read_text(encoding="utf-8")
     assert page.lstrip().lower().startswith("<!doctype html>")
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
@@ -278,7 +278,7 @@ def initialized(command):
 
 
 def test_init_tells_what_it_did(initialized):
-    assert "2 of 2 kernels set: normal, fan_in, seed 5." in initialized.stdout
+    assert "2 of 2 kernels initialized (normal, fan_in, seed 5)." in initialized.stdout
 
 
 def test_init_writes_a_model_that_keeps_its_compile_state(initialized, folder):

@@ -60,5 +60,5 @@ def test_vgg16_learns_after_the_call_and_not_before(tmp_path):
     before, after = map(float, re.findall(r"accuracy on new digits (0\.\d+)", said))
     assert before < 0.2  # one in ten is chance
     assert after > 0.4
-    assert "has 14 of 14 kernels set" in said
+    assert "14 of 14 kernels initialized" in said
     assert "draws the same weights: True" in said

@@ -12,8 +12,13 @@ import numpy as np
 
 import keras_he
 from keras_he import (
+    AuditReport,
+    Comparison,
     DepthFactors,
     Fans,
+    Figures,
+    Finding,
+    InitializationReport,
     KaimingNormal,
     KaimingOrthogonal,
     KaimingTruncatedNormal,
@@ -21,6 +26,7 @@ from keras_he import (
     KerasHeError,
     Note,
     Report,
+    Row,
     SignalLogger,
 )
 from keras_he.errors import (
@@ -92,7 +98,9 @@ def strings() -> list[str]:
 
 
 def whole_model(model: keras.Model, x: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> str:
-    report: Report = keras_he.initialize(model, x, mode="fan_in", law="uniform", seed=1)
+    report: InitializationReport = keras_he.initialize(
+        model, x, mode="fan_in", law="uniform", seed=1
+    )
     keras_he.initialize(model, x, "fan_in")  # type: ignore[call-arg]
     keras_he.initialize(model, seed="1")  # type: ignore[arg-type]
     keras_he.initialize(model, law="cauchy")  # type: ignore[arg-type]
@@ -101,19 +109,28 @@ def whole_model(model: keras.Model, x: np.ndarray[tuple[int, ...], np.dtype[np.f
     keras_he.initialize(model, scheme="he")  # type: ignore[call-arg]
     keras_he.initialize(model, residual=None, statistics="initial", only="head/*", dry_run=True)
     report.check(spread=0.3)
-    before: Report = keras_he.audit(model, (x, x), loss="mse", thresholds={"dead": 0.5})
+    before: AuditReport = keras_he.audit(model, (x, x), loss="mse", thresholds={"dead": 0.5})
     keras_he.audit(model, thresholds=0.5)  # type: ignore[arg-type]
     keras_he.audit(model, x, "mse")  # type: ignore[call-arg]
-    comparison = before.compare(keras_he.audit(model, backward=False))
+    comparison: Comparison = before.compare(keras_he.audit(model, backward=False))
     before.compare(model.name)
     before.compare("report.json")  # type: ignore[arg-type]
+    before.check(spread=0.3)  # type: ignore[call-arg]
+    print(report.findings, before.seed)  # type: ignore[attr-defined]
+    both: list[Report] = [report, before]
+    both[0].check()
     report.to_html("report.html")
     spread: float = report.forward_spread
     notes: list[Note] = [*report.warnings, *(row.left for row in report.rows)]
     print([note for note in notes if note.kind == "dead-input"])
     print([note for note in notes if note.kind == "dead"])  # type: ignore[comparison-overlap]
     paths: list[str] = [row.path for row in before.kernels]
-    verdicts: list[str] = [finding.verdict for finding in before.findings]
+    findings: tuple[Finding, ...] = before.findings
+    verdicts: list[str] = [finding.verdict for finding in findings]
+    rows: tuple[Row, ...] = before.kernels
+    measured: list[Figures | None] = [row.figures for row in rows]
+    moments: list[float | None] = [row.moment for row in rows]
+    print(measured, moments)
     return "\n".join([*paths, *verdicts, f"{spread}", str(comparison), before.to_json(indent=1)])
 
 
@@ -123,7 +140,7 @@ def training(model: keras.Model) -> None:
     SignalLogger(None, 10)  # type: ignore[call-arg]
     model.fit(callbacks=[logger])
     steps: list[int] = list(logger.reports)
-    reports: list[Report] = [logger.reports[step] for step in steps]
+    reports: list[AuditReport] = [logger.reports[step] for step in steps]
     print(reports)
 
 

@@ -13,17 +13,18 @@ from architectures import batch_for
 from keras import layers
 
 import keras_he
+from keras_he.reports import columns
 
 EXPECTED = """\
-small has 3 of 3 kernels set: normal, fan_in, seed 1.
-kernel  shape  in front  gain  std  E[y²]  rule
+small: 3 of 3 kernels initialized (normal, fan_in, seed 1).
+kernel  shape  activation  gain  std  E[y²]  rule
 ─
 first/kernel  3×3×3×8  linear  #  #  #  measured
 second/kernel  3×3×8×8  relu  #  #  #  measured
 head/kernel  288×4  linear  #  #  #  measured
-Second moment of the signal over depth: spread # decades about its targets.
-Second moment of the gradient over depth: # decades predicted.
-Made again: 3 by bias_initializer."""
+Signal over depth: spread # decades about the targets (a decade is a factor of 10).
+Gradient over depth: predicted spread # decades.
+Re-initialized: 3 by bias_initializer."""
 
 
 def small():
@@ -145,3 +146,77 @@ def test_reasons_and_warnings_are_texts_with_a_kind():
         {"kind": note.kind, "text": text}
         for note, text in zip(report.warnings, told["warnings"], strict=True)
     ]
+
+
+def test_each_call_returns_a_report_of_its_own_with_its_own_attributes():
+    model = small()
+    done, seen = keras_he.initialize(model, seed=1), keras_he.audit(model)
+    assert isinstance(done, keras_he.InitializationReport)
+    assert isinstance(seen, keras_he.AuditReport)
+    assert isinstance(done, keras_he.Report)
+    assert isinstance(seen, keras_he.Report)
+    for name in ("mode", "law", "seed", "written"):
+        assert (hasattr(done, name), hasattr(seen, name)) == (True, False)
+    for name in ("findings", "end_to_end", "depth_growth"):
+        assert (hasattr(seen, name), hasattr(done, name)) == (True, False)
+    assert [json.loads(one.to_json())["audited"] for one in (done, seen)] == [False, True]
+
+
+def test_an_initialization_and_an_audit_are_compared_by_their_numbers():
+    model = small()
+    done, seen = keras_he.initialize(model, seed=1), keras_he.audit(model)
+    told = done.compare(seen)
+    assert told.gone == told.new == ()
+    for one in told.to_dict()["kernels"]:
+        assert one["before"]["std"] == pytest.approx(one["after"]["std"], rel=0.2)
+        assert one["before"]["gradient"] is None
+        assert one["after"]["gradient"] > 0.0
+    assert "findings" not in str(told)
+    with pytest.raises(keras_he.KerasHeError, match="`other` must be a report"):
+        seen.compare(model)
+
+
+@pytest.mark.parametrize("first", [0.0, 1.0], ids=["zeros first", "signal first"])
+def test_the_first_call_that_is_given_a_signal_counts_everywhere(first):
+    shared = layers.Dense(8, name="shared")
+    inputs = keras.Input((8,))
+    calls = [shared(inputs * first), shared(inputs * (1.0 - first))]
+    model = keras.Model(inputs, layers.Concatenate()(calls))
+    done = keras_he.initialize(model, seed=1)
+    for report in (done, keras_he.audit(model)):
+        (row,) = report.kernels
+        assert sorted(row.moments)[0] == 0.0
+        assert row.moment == max(row.moments) > 0.5
+        (line,) = (line for line in str(report).splitlines() if line.startswith("shared"))
+        assert f"{row.moment:.3g} ×2" in line
+        (told,) = report.compare(report).to_dict()["kernels"]
+        assert told["before"]["moment"] == row.moment
+        (signal,) = (one for one in report.plot().axes[0].lines if one.get_marker() == "o")
+        assert list(signal.get_ydata()) == [row.moment]
+
+
+def test_what_was_not_measured_is_not_told_as_a_number():
+    model = small()
+    assert "no kernel was set by measurement" in str(keras_he.initialize(model, data=False))
+    model.get_layer("first").kernel.assign(model.get_layer("first").kernel * 0.0)
+    assert "(E[y²] is 0 at 3 of 3)" in str(keras_he.audit(model))
+
+
+def test_text_page_and_comparison_have_the_columns_of_one_table(tmp_path, monkeypatch):
+    model = small()
+    reports = {"initialization": keras_he.initialize(model, seed=1), "audit": keras_he.audit(model)}
+    for job, report in reports.items():
+        for width, medium in ((80, "narrow"), (100, "wide")):
+            monkeypatch.setenv("COLUMNS", str(width))
+            titles = [one.title for one in columns.columns_of(job, medium)]
+            assert str(report).splitlines()[1].split() == " ".join(titles).split()
+            assert max(len(line) for line in str(report).splitlines()) <= width
+        report.to_html(tmp_path / "report.html")
+        page = (tmp_path / "report.html").read_text("utf-8")
+        titles = [one.title for one in columns.columns_of(job, "page")]
+        assert re.findall(r"<th[^>]*><button>(.*?)</button>", page) == titles
+        assert re.findall(r"<dt>(.*?)</dt>", page) == titles
+    compared = str(reports["audit"].compare(reports["audit"])).splitlines()[0]
+    keys = [one for one in columns.COLUMNS if one.key]
+    assert compared.split() == ["kernel", *(part for one in keys for part in (one.title, "→"))]
+    assert all(one.meaning.endswith(".") for one in columns.COLUMNS)

@@ -862,6 +862,14 @@ def test_the_example_of_a_docstring_prints_what_it_says(name, monkeypatch):
         assert not result.failed, "".join(said)
 
 
+def test_the_citation_has_the_version_of_the_package():
+    if not (ROOT / "CITATION.cff").exists():  # the wheel is tested without it
+        pytest.skip("not here")
+    assert re.findall(r"^version: (.*)$", text("CITATION.cff"), re.MULTILINE) == [
+        keras_he.__version__
+    ]
+
+
 # Installing: keras_he is on no package index yet
 
 

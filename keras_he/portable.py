@@ -1,7 +1,7 @@
-"""Models that load where keras_he is not: our initializers become Keras' own, with their numbers.
+"""Models that load without keras_he: our initializers become Keras' own, with fixed numbers.
 
-Never a `VarianceScaling`: its fans are wrong for depthwise and transposed kernels, and its config
-differs between Keras versions.
+None becomes a `VarianceScaling`: its fans are wrong for depthwise and transposed kernels, and its
+config differs between Keras versions.
 """
 
 import json
@@ -29,10 +29,10 @@ class Replacement(NamedTuple):
     Attributes:
         layer: Path of the layer.
         attribute: Its attribute.
-        before: The initializer of keras_he; of an attention whose kernels `initialize` measured one
-            by one, what stood for all of them.
+        before: The initializer of keras_he. For an attention whose kernels `initialize` measured
+            one by one: the initializer that its config has for all of them.
         after: The initializer of Keras.
-        note: What differs: nothing where a kernel drawn anew has the same law.
+        note: What differs; empty if a re-drawn kernel has the same law.
     """
 
     layer: str
@@ -45,8 +45,8 @@ class Replacement(NamedTuple):
 def make_portable(model: keras.Model) -> tuple[Replacement, ...]:
     """Replaces every initializer of keras_he in a model by a Keras built-in; weights stay.
 
-    The model, once saved, loads where keras_he is not installed. Kernels that are drawn anew from
-    its config have the same law and standard deviation, and other values.
+    The saved model loads without keras_he. Kernels that are re-drawn from its config have the same
+    law and standard deviation, and other values.
 
     Args:
         model: A built model.
@@ -56,8 +56,8 @@ def make_portable(model: keras.Model) -> tuple[Replacement, ...]:
 
     Raises:
         InvalidArgument: If it is no model.
-        NotPortable: If the config would still name keras_he: a layer of your own keeps an
-            initializer's string. Nothing is changed then.
+        NotPortable: If the config would still name keras_he, because a layer of your own keeps an
+            initializer's string, or if Keras has no initializer of a law. Nothing is changed then.
 
     Example:
         >>> import keras, keras_he
@@ -112,9 +112,9 @@ def _change(layer: Any, name: str, value: Any, path: str, found: list[ModelVaria
 
 
 def _shares_ours(layer: Any, name: str, value: Any, found: list[ModelVariable]) -> bool:
-    """Returns whether a built-in stands for the kernels of an attention, and these have ours.
+    """Returns whether an attention holds a built-in, and its kernels have our initializers.
 
-    `initialize` leaves it so: its gains are measured per kernel, and a config has one initializer.
+    `initialize` does so: it measures a gain per kernel, and a config has one initializer.
     """
     if not (isinstance(layer, ATTENTIONS) and name.lstrip("_") == "kernel_initializer"):
         return False
@@ -123,7 +123,7 @@ def _shares_ours(layer: Any, name: str, value: Any, found: list[ModelVariable]) 
 
 
 def _exchanged(value: Any, exchange: Callable[[Kaiming], Any], outer: tuple[int, ...] = ()) -> Any:
-    """Returns what an attribute holds, in any nesting, with each initializer of ours exchanged."""
+    """Returns the value of an attribute, in any nesting, with our initializers exchanged."""
     if _is_ours(value):
         return exchange(value)
     if not isinstance(value, (dict, list, tuple)):
@@ -140,7 +140,7 @@ def _exchanged(value: Any, exchange: Callable[[Kaiming], Any], outer: tuple[int,
 
 
 def _check_config(model: Any) -> None:
-    """Refuses a model whose config still names us."""
+    """Refuses a model whose config still names keras_he."""
     try:
         config = model.get_config()
     except NotImplementedError:  # of a subclassed model, whose config its author writes
@@ -161,7 +161,7 @@ def _is_our_name(text: str) -> bool:
 
 
 def _strings(config: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Yields the strings of a config, each after its key; those of a list have the list's."""
+    """Yields the keys and strings of a config; strings in a list have the list's key."""
     waiting = [(key, config)]
     while waiting:
         key, one = waiting.pop()
@@ -176,21 +176,19 @@ def _strings(config: Any, key: str = "") -> Iterator[tuple[str, str]]:
 def _replacement(
     layer: Any, attribute: str, initializer: Any, path: str, found: list[ModelVariable]
 ) -> Replacement:
-    """Returns what takes the place of an initializer."""
+    """Returns the replacement of an initializer."""
     made = _made(layer, attribute, initializer, found)
     if not made and not layer.built:
         raise NotPortable(
             f"`{path}` must be built: the number of a Keras initializer follows from a kernel's "
             "shape. Call it once, or give it a Keras initializer."
         )
-    if (
-        not made
-    ):  # nothing is known of the layer that it is in, and what is inside counts as its own
+    if not made:  # a layer without a rule: the layers inside count as its own
         made = _made(layer, attribute, initializer, variables(layer, places(layer), ModelVariable))
     if not made:
         zeros = keras.initializers.Zeros()
         return Replacement(path, attribute, initializer, zeros, "it made no variable")
-    # What made a kernel of an attention may differ from the one that its config holds.
+    # The initializer of an attention's kernel may differ from the one in the config.
     makers = [(one if _is_ours(one := _initializer(slot)) else initializer, slot) for slot in made]
     makers = [(one, slot) for one, slot in makers if _is_ours(one)]
     numbers = [_number(one, slot) for one, slot in makers]
@@ -206,19 +204,19 @@ def _replacement(
 def _made(
     layer: Any, attribute: str, initializer: Any, found: list[ModelVariable]
 ) -> list[ModelVariable]:
-    """Returns the variables that an attribute of a layer makes, those of layers inside too."""
+    """Returns the variables that an attribute initializes, in the layer or in layers inside."""
     own = [slot for slot in found if slot.layer is layer]
     named = [slot for slot in own if attribute in (_attribute(slot), f"{slot.name}_initializer")]
     layers = {id(one) for one in layers_inside(layer)} - {id(layer)}
     inside = [slot for slot in found if id(slot.layer) in layers]
     handed = [slot for slot in inside if _equal(_initializer(slot), initializer)]
-    # An attention makes its projections' kernels by an attribute of its own.
+    # One attribute of an attention initializes the kernels of all its projections.
     shared = [
         slot
         for slot in inside
         if slot.shared_attribute and attribute.lstrip("_") == f"{slot.name}_initializer"
     ]
-    # A layer of one's own may call a kernel whatever it likes.
+    # A custom layer may give its kernel any name.
     held = [one for one in vars(layer).values() if isinstance(one, keras.initializers.Initializer)]
     unnamed = [slot for slot in own if len(slot.variable.shape) > 1 and not _attribute(slot)]
     if not named and (len(held) == 1 or not (handed or shared)):
@@ -243,7 +241,7 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def _number(initializer: Any, slot: ModelVariable) -> float:
-    """Returns the number for one kernel: its standard deviation, or the gain as Keras counts it."""
+    """Returns the standard deviation of a kernel, or the gain of Keras' `Orthogonal`."""
     kernel, geometry = _kernel(slot), initializer.kernel_geometry
     shape = slot.shape if kernel is None else tuple(kernel.variable.shape)
     if isinstance(slot.layer, keras.layers.EinsumDense) and kernel is not None:
@@ -255,7 +253,7 @@ def _number(initializer: Any, slot: ModelVariable) -> float:
 
 
 def _kernel(slot: ModelVariable) -> Kernel | None:
-    """Returns the kernel that a variable holds; one that is packed (int4) has another shape."""
+    """Returns the kernel of a variable; a packed one (int4) has another shape."""
     if slot.geometry is not None:
         return Kernel(slot.variable, slot.geometry)
     return next(places(slot.layer)).kernels.get(slot.name)

@@ -31,7 +31,7 @@ class Claim(NamedTuple):
         fans: The fans that it counts, of initializers that count any.
         mode: `"fan_in"`, `"fan_out"` or `"fan_avg"` of those.
         gain: The factor over `1 / sqrt(fan)` of those.
-        activation: The activation that it makes up for; `None` where it names none.
+        activation: The activation that it compensates for; `None` if it names none.
         law: The law, as keras_he calls it.
     """
 

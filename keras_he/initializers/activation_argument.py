@@ -1,9 +1,9 @@
 """What a user passes as `activation`, read into a known name, a slope, or plain moments.
 
-Accepted are strings of the fixed table, functions of `keras.activations`, activation layers (their
-real parameters are read), and any callable that acts element by element. Only a known name can
-stand in a config; everything else is reduced to its gain when the initializer is built, so that
-nothing in a saved file is ever looked up, imported or called.
+Strings of the fixed table, functions of `keras.activations`, activation layers (with their
+parameters) and any callable that acts element by element are accepted. A config holds only a known
+name; everything else becomes its gain when the initializer is built, so that nothing in a saved
+file is looked up, imported or called.
 """
 
 from collections.abc import Callable
@@ -31,12 +31,12 @@ def gain(activation: Any, *, negative_slope: Any = None, mode: Mode = "fan_in") 
 
     | mode | gain |
     |---|---|
-    | `"fan_in"` | `1 / sqrt(E[f(z)²])`, for the activation in front of the kernel |
-    | `"fan_out"` | `1 / sqrt(E[f'(z)²])`, for the activation behind the kernel |
+    | `"fan_in"` | `1 / sqrt(E[f(z)²])`, for the activation that precedes the kernel |
+    | `"fan_out"` | `1 / sqrt(E[f'(z)²])`, for the activation that follows the kernel |
     | `"fan_avg"` | `sqrt(2 / (E[f(z)²] + E[f'(z)²]))`, for equal fans |
 
-    with `z` standard normal. The derivative is the one almost everywhere, as automatic
-    differentiation gives it: a jump passes no gradient.
+    with `z` standard normal. The derivative is that of automatic differentiation: a jump passes no
+    gradient.
 
     Args:
         activation: A name, a function of `keras.activations`, an activation layer (its own
@@ -47,8 +47,8 @@ def gain(activation: Any, *, negative_slope: Any = None, mode: Mode = "fan_in") 
         mode: `"fan_in"`, `"fan_out"` or `"fan_avg"`.
 
     Returns:
-        A number above 0. Known activations are exact to 1e-9, callables to 1e-7 where they compute
-        in float64 and to 1e-4 where they compute in float32.
+        A number above 0. Known activations are exact to 1e-9, callables to 1e-7 if they compute in
+        float64 and to 1e-4 if they compute in float32.
 
     Raises:
         InvalidArgument: If the activation is unknown, acts across elements, has no finite moments
@@ -62,18 +62,18 @@ def gain(activation: Any, *, negative_slope: Any = None, mode: Mode = "fan_in") 
         0.2582
 
     Reference:
-        He et al. (2015), arXiv:1502.01852, equations 10 and 14, whose factor 1/2 for the rectifier
-        is the moment that is taken here of any function.
+        He et al. (2015), arXiv:1502.01852, equations 10 and 14. Their factor 1/2 is the rectifier's
+        moment; this function computes the moment of any activation.
     """
     mode = checked_mode(mode)
     return activations.gain(read_activation(activation, negative_slope).moments, mode)
 
 
 def depth_factors(activation: Any, *, negative_slope: Any = None) -> DepthFactors:
-    """Returns what one more layer does to an error of the signal, and to the gradient.
+    """Returns the factors of one more layer on an error of the signal, and on the gradient.
 
     `signal = E[z·f(z)·f'(z)] / E[f(z)²]` is the factor by which a relative error in the second
-    moment of the pre-activations grows per layer: above 1 it explodes with depth, below 1 it heals.
+    moment of the pre-activations grows per layer: above 1 it grows with depth, below 1 it shrinks.
     `gradient = E[f'(z)²] / E[f(z)²]` is the factor by which the gradient's second moment changes
     per layer of equal fans, from the last layer to the first, where the signal is kept
     (`mode="fan_in"`). Both are 1 for the rectifier family, whatever its slope.
@@ -151,7 +151,7 @@ def _hashable(value: Any) -> bool:
 
 
 def _parametric(layer: keras.layers.PReLU) -> Activation:
-    """Returns PReLU with the slopes that it has, or will have when it is built."""
+    """Returns PReLU with its slopes, or those that it will have when it is built."""
     if layer.built:
         slopes = keras.ops.convert_to_numpy(layer.alpha)
         return named("prelu", root_mean_square("PReLU.alpha", slopes))
@@ -188,7 +188,7 @@ def _exponential(layer: keras.layers.ELU) -> Activation:
     return Activation(None, None, activations.moments("elu", alpha=float(layer.alpha)))
 
 
-# The first type that fits decides, so a subclass stands before its base.
+# The first type that fits decides, so subclasses come before their bases.
 _LAYERS: dict[Any, Callable[[Any], Activation]] = {
     keras.layers.PReLU: _parametric,
     keras.layers.LeakyReLU: lambda layer: named("leaky_relu", float(layer.negative_slope)),
@@ -206,9 +206,9 @@ _BUILT_IN: dict[Any, str] = {
 
 
 class _OnArrays:
-    """A function on NumPy arrays, whether what it wraps takes those or tensors of the backend.
+    """A function on NumPy arrays that wraps a function of arrays, or of the backend's tensors.
 
-    A layer is asked by its `call`: `__call__` would round to the dtype of its policy, and build it
+    Of a layer it is `call`: `__call__` would round to the dtype of its policy, and build the layer
     for shapes that are not the user's.
     """
 
@@ -223,7 +223,12 @@ class _OnArrays:
             if self.takes_arrays:
                 try:
                     return _as_array(self.function(x))
-                except (AttributeError, RuntimeError, TypeError, ValueError):  # not of PyTorch's
+                except (
+                    AttributeError,
+                    RuntimeError,
+                    TypeError,
+                    ValueError,
+                ):  # PyTorch's
                     self.takes_arrays = False
             try:
                 return _as_array(self.function(keras.ops.convert_to_tensor(x)))

@@ -1,9 +1,9 @@
-"""The strings as Keras reads them: each is a class that Keras can call, list, hash and pickle.
+"""The strings in Keras' tables: each string has a class that Keras can call, hash and pickle.
 
-Keras, and packages that build on it, keep classes in the table of custom objects, so the value of a
-string is a class too: a subclass of its law's, whose construction returns the law's initializer
-with the arguments that the string stands for. What is saved is always the law's class with plain
-arguments, never the string.
+Keras, and packages that build on it, keep classes in the table of custom objects. So the value of a
+string is a class: a subclass of the class of its law, whose construction returns an initializer of
+that law with the arguments of the string. Files hold the class of the law with plain arguments,
+never the string.
 
 `keras.initializers.get` looks strings up in the table of custom objects until Keras 3.15, and in a
 table of its own from the nightly builds of October 2026 on. `register` tries which one works.
@@ -31,7 +31,7 @@ _PACKAGE = "keras_he"
 
 @cache
 def aliases() -> dict[str, type[Kaiming]]:
-    """Returns the class that Keras gets for every string."""
+    """Returns the class for every string."""
     return {
         name: _alias(name, _CLASSES[class_name], arguments) if arguments else _CLASSES[class_name]
         for name, (class_name, arguments) in meanings().items()
@@ -39,18 +39,18 @@ def aliases() -> dict[str, type[Kaiming]]:
 
 
 def _alias(name: str, law: type[Kaiming], arguments: Mapping[str, Any]) -> type[Kaiming]:
-    """Returns the class of a string: what it constructs is an initializer of the class `law`."""
+    """Returns the class of a string, whose construction returns an initializer of class `law`."""
 
     def construct(cls: type[Kaiming], **others: Any) -> Kaiming:
         return law(**_added(law, arguments, others))
 
     def from_config(cls: type[Kaiming], config: Any) -> Kaiming:
-        """Returns the initializer; `config` may add what the string leaves open, such as a seed."""
+        """Returns the initializer; `config` may add other arguments, such as a seed."""
         if not isinstance(config, Mapping):
             return law.from_config(config)  # which refuses it
         return law.from_config(_added(law, arguments, config))
 
-    construct.__qualname__ = name  # which errors about arguments tell
+    construct.__qualname__ = name  # the name in errors about arguments
     written = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
     namespace = {
         "__module__": __name__,  # where pickle finds it
@@ -62,7 +62,7 @@ def _alias(name: str, law: type[Kaiming], arguments: Mapping[str, Any]) -> type[
 
 
 def __getattr__(name: str) -> Any:
-    """Returns the class of a string, by whose name pickle asks for it."""
+    """Returns the class of a string: pickle looks it up by its name."""
     if name in meanings():
         return aliases()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -71,7 +71,7 @@ def __getattr__(name: str) -> Any:
 def _added(
     law: type[Kaiming], arguments: Mapping[str, Any], others: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Returns a string's arguments and others, which may not contradict it."""
+    """Returns the arguments of a string and others, which must not contradict them."""
     added = dict(arguments)
     for argument, value in others.items():
         if argument not in {*arguments, "gain", "negative_slope"}:
@@ -89,8 +89,8 @@ def _added(
 def get(identifier: Any) -> Kaiming:
     """Returns the initializer that a string, a class name or a config stands for.
 
-    `keras.initializers.get` does the same on the versions of Keras that look strings of packages
-    up. This function does it on every version, and needs nothing that is registered with Keras.
+    `keras.initializers.get` does the same on versions of Keras that look up strings of packages.
+    This function works on every version, and does not depend on what is registered with Keras.
 
     Args:
         identifier: One of `keras_he.names()`; a class name such as `"KaimingNormal"` or
@@ -193,11 +193,11 @@ def register() -> None:
 
 
 def _put(table: dict[str, Any], ours: Mapping[str, type[Kaiming]]) -> set[str]:
-    """Puts our entries into a table; returns the names that hold something of somebody else."""
+    """Puts our entries into a table; returns the names that other code has registered."""
     taken = set()
     for name, cls in ours.items():
         held = table.get(name, cls)
-        # The same class of an earlier import, where a notebook reloads the package, is ours.
+        # The same class of an earlier import is ours too: notebooks reload packages.
         if getattr(held, "__module__", "").partition(".")[0] == _PACKAGE:
             table[name] = cls
         else:
@@ -206,9 +206,9 @@ def _put(table: dict[str, Any], ours: Mapping[str, type[Kaiming]]) -> set[str]:
 
 
 def _resolves() -> bool:
-    """Returns whether a layer of this Keras accepts strings of ours, be it but one of them.
+    """Returns whether layers of this Keras accept at least one of our strings.
 
-    Somebody else may hold some of the names, in the table or in a scope.
+    Other code may have registered some of the names.
     """
     for name in aliases():
         with suppress(TypeError, ValueError):

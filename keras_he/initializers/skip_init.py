@@ -1,14 +1,14 @@
-"""Models that are built to be loaded: nothing is drawn that a file overwrites.
+"""Models that are built to be loaded: values that a file overwrites are not drawn.
 
-Three quarters of the time that a large model takes to load goes into random kernels that live until
-the file is read. Inside `skip_init` they start as zeros. Some of these are -0.0, in a pattern that
-marks them: so zeros that a file holds are told from zeros that nobody overwrote, whatever wrote
-them, and also where a copy was made of a model that was not loaded yet. What is still marked at the
-end of the block is drawn, so that no kernel is ever left at zero.
+A large model takes three quarters of its loading time to draw random kernels that the file then
+overwrites. Inside `skip_init` they start as zeros. Some of these are -0.0, in a pattern that marks
+them: it tells zeros that were never overwritten from zeros that a file holds, whatever wrote them,
+and also in a copy of a model that was not loaded yet. Variables that are still marked at the end of
+the block are drawn, so that no kernel stays zero.
 
-Nothing public tells which variable an initializer was called for, so `keras.Variable`'s `__init__`
-and `assign` are wrapped while a block is open in some thread. A block acts on the variables that
-its own thread (or task) makes.
+Keras has no public way to learn for which variable an initializer is called, so `__init__` and
+`assign` of `keras.Variable` are wrapped while a block is open in some thread. A block acts on the
+variables that its own thread (or task) creates.
 """
 
 import gc
@@ -47,17 +47,17 @@ class skip_init(ContextDecorator):  # noqa: N801 - used like a function, as cont
     """Builds models whose kernels start as zeros, for values that are loaded right after.
 
     Inside the block, a variable whose initializer is keras_he's or a random one of Keras (or of a
-    subclass of either) starts as zeros, and nothing is drawn. At the end of the block, what was
-    written is kept, whatever its values; what was not is drawn by its initializer after all, and
-    is named in an error unless that is asked for. So no kernel stays at zero in silence.
+    subclass of either) starts as zeros, and nothing is drawn. At the end of the block, variables
+    that were written keep their values. The others are drawn by their initializers, and are named
+    in an error unless `missing="draw"`. So no kernel silently stays zero.
 
-    Blocks nest, each answering for the variables that it made. A block acts on its own thread. An
-    error inside passes through, after what was built and not loaded has been drawn. Initializers
-    of other kinds (constants, functions, your own classes) run as always. Compute nothing from
-    kernels before they are loaded: `quantize` a model, say, after the block.
+    Blocks nest; each is responsible for the variables that it created. A block acts on its own
+    thread. An error inside passes through, after the variables without a value have been drawn.
+    Initializers of other kinds (constants, functions, your own classes) run as always. Compute
+    nothing from kernels before they are loaded: for example, `quantize` a model after the block.
 
     Args:
-        missing: What to do at the end about variables that got no value: `"raise"` draws them and
+        missing: What to do at the end with variables that got no value: `"raise"` draws them and
             names them in an error, `"draw"` draws them.
 
     Raises:
@@ -134,7 +134,7 @@ class _Block:
         self.open = True
 
     def end(self) -> list[tuple[Any, Any]]:
-        """Returns the variables that it made and nobody wrote to, with their initializers."""
+        """Returns its variables that were not written, with their initializers."""
         with _lock:
             self.open = False
             mine = {key: one for key, one in _made.items() if one.block is self}
@@ -148,9 +148,9 @@ class _Block:
 
 
 class _Later:
-    """The initializer of a variable that a block made: marked zeros in the block, its own after it.
+    """The initializer of a block's variable: marked zeros in the block, its own one afterwards.
 
-    Keras may put off a variable's first value beyond the end of the block.
+    Keras may create a variable's first value after the end of the block.
     """
 
     def __init__(self, variable: Any, initializer: Any, block: _Block) -> None:
@@ -167,7 +167,7 @@ class _Later:
         return self.initializer(shape, dtype=dtype)
 
     def is_left(self) -> bool:
-        """Returns whether the variable is there, and what it was made as."""
+        """Returns whether the variable exists and still has its marked zeros."""
         variable = self.variable()
         if variable is None:
             return False
@@ -182,12 +182,12 @@ class _Later:
 
 
 def _corner(pattern: NDArray[np.bool_]) -> tuple[Any, ...]:
-    """Returns the index of the elements that a pattern is of; a view, for a scalar too."""
+    """Returns the index of the elements of a pattern, which gives a view of a scalar too."""
     return (*(slice(size) for size in pattern.shape), ...)
 
 
 def _pattern(shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Returns which elements of marked zeros are -0.0: of 64 at most, first along each axis."""
+    """Returns which of the first elements along each axis, at most 64, are -0.0."""
     corner: list[int] = []
     for size in reversed(shape):
         corner.insert(0, max(1, min(size, 64 // math.prod(corner))))
@@ -204,7 +204,7 @@ def _marked_zeros(shape: tuple[int, ...], dtype: str) -> Any:
     if is_tracing():
         zeros = keras.ops.zeros(shape, dtype=dtype)
         return keras.ops.slice_update(zeros, [0] * len(shape), keras.ops.cast(marks, dtype))
-    # Memory that the system hands out as zeros costs nothing until it is written to.
+    # Zeroed memory costs nothing until it is written.
     values = aligned_empty(shape, STORAGE[dtype], np.zeros)
     store(marks, values[_corner(pattern)], dtype)
     return to_tensor(values, dtype)
@@ -214,7 +214,7 @@ _made: dict[int, _Later] = {}  # of open blocks in all threads, by identity of t
 _open_blocks: ContextVar[tuple[_Block, ...]] = ContextVar("keras_he.skip_init", default=())
 _lock = threading.RLock()
 _hooked = 0  # open blocks in all threads
-_own: dict[str, Any] = {}  # what `keras.Variable` itself had in place of a hook
+_own: dict[str, Any] = {}  # the attributes of `keras.Variable` that hooks replace
 
 
 def _hook() -> None:
@@ -250,7 +250,7 @@ def _init_hook(init: Callable[..., None]) -> Callable[..., None]:
         try:
             init(self, initializer, *args, **kwargs)
         except BaseException:
-            _made.pop(id(self), None)  # it never came to be
+            _made.pop(id(self), None)  # the variable was not created
             raise
 
     return hook

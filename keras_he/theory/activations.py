@@ -1,8 +1,8 @@
 """The known activations: name → moments → gain.
 
 The table holds every elementwise function of `keras.activations` under Keras' name and defaults,
-and `prelu` at the paper's slope. Functions that act across elements have no moments of their own
-and are refused, and so is a name that does not say what its function is.
+and `prelu` with the paper's slope. Functions that act across elements have no moments and are
+refused, and so is a name that does not define a function.
 
 Reference:
     He et al. (2015), Delving Deep into Rectifiers, arXiv:1502.01852. The definitions are those of
@@ -46,7 +46,7 @@ _NEEDED = {"fan_in": ("signal",), "fan_out": ("gradient",), "fan_avg": ("signal"
 
 
 class Activation(NamedTuple):
-    """An activation as keras_he knows it: `name` is None where only its moments are known."""
+    """An activation; `name` is `None` if only its moments are known."""
 
     name: str | None
     negative_slope: float | None
@@ -54,7 +54,7 @@ class Activation(NamedTuple):
 
 
 class Parameter(NamedTuple):
-    """A parameter of an activation: its default and its least value; `None` means none."""
+    """A parameter of an activation: its default (or `None`) and its least value."""
 
     default: float | None
     least: float = -inf
@@ -220,7 +220,7 @@ def _moments(name: str, parameters: tuple[tuple[str, float | None], ...]) -> Mom
 
 
 def named(name: str, slope: float | None = None) -> Activation:
-    """Returns a known activation; without a slope with its own.
+    """Returns a known activation, with a slope or with its default slope.
 
     Raises:
         InvalidArgument: If the name is unknown, or of an activation that cannot have a gain.

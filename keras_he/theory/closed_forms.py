@@ -1,8 +1,8 @@
 """Moments in closed form: functions made of pieces `c·z^p·e^(r·z)`, exact GELU and squareplus.
 
-All integrals against the normal density reduce to `erf` and `erfc`, tails to `erfc` alone, so
-that nothing cancels in the tails. Where a sum cancels all the same, or overflows, the closed form
-is `None` and the caller integrates.
+All integrals against the normal density reduce to `erf` and `erfc`, and those of tails to `erfc`
+alone, so that nothing cancels there. If a sum still cancels, or overflows, the closed form is
+`None` and the caller integrates.
 """
 
 import math
@@ -83,7 +83,7 @@ def piecewise(pieces: Sequence[Piece]) -> Moments | None:
 
 
 class _Sum:
-    """A sum, and the sum of its terms' sizes, which rounding is relative to."""
+    """A sum, and the sum of its terms' sizes, to which rounding errors are relative."""
 
     def __init__(self) -> None:
         self.value = 0.0
@@ -103,7 +103,7 @@ def _derivative(terms: Iterable[Term]) -> Iterable[Term]:
 
 
 def _expectation(term: Term, left: float, right: float) -> tuple[float, float]:
-    """Returns the term's integral between the edges, and the size of what was added up.
+    """Returns the term's integral between the edges, and the sum of the sizes that were added.
 
     With t = z - r: `z^p·e^(r·z)·density(z) = e^(r²/2)·(t + r)^p·density(t)`.
     """

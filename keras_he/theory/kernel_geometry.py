@@ -1,12 +1,12 @@
 """How a kernel is used, and the fans that follow: a shape and its geometry give `Fans`.
 
 A kernel is a stack of matrices, each from inputs to outputs: one for a dense kernel or a
-convolution, one per channel (depthwise), per group, or per gate. `matrix_axes` says how to see it
-so, which is what the orthogonal law draws; `fans` counts connections.
+convolution, one per channel (depthwise), per group, or per gate. `matrix_axes` returns these
+matrices, which the orthogonal law draws; `fans` counts connections.
 
 A shape alone does not tell how a kernel is used: `(3, 3, 64, 1)` is a convolution to one channel,
-or a depthwise kernel. What is not said is not guessed: `geometry=None` is a dense kernel (two axes)
-or a convolution (three or more), as in Keras.
+or a depthwise kernel. Nothing is guessed: `geometry=None` is a dense kernel (two axes) or a
+convolution (three or more), as in Keras.
 """
 
 import math
@@ -22,7 +22,7 @@ from keras_he.errors import did_you_mean, invalid
 GeometryKind = Literal["depthwise", "transpose"]
 GEOMETRIES: tuple[str, ...] = get_args(GeometryKind)
 
-# The arguments of `fans`, and what each is where it is left out; frozen, for files rely on it.
+# The arguments of `fans` and their defaults. They never change: files rely on them.
 DEFAULTS: dict[str, Any] = {
     "geometry": None,
     "strides": 1,
@@ -43,7 +43,7 @@ class Fans(NamedTuple):
 
 
 class Geometry(NamedTuple):
-    """How a kernel is used, checked but for what needs the shape."""
+    """How a kernel is used; checked, except for what depends on the shape."""
 
     kind: str | None = None
     strides: tuple[int, ...] = (1,)  # one number stands for every spatial axis
@@ -107,7 +107,7 @@ def fans(
         groups: Number of groups of a convolution; divides its last axis.
         gates: Number of gates that lie side by side in the last axis of a recurrent kernel: 4 for
             an LSTM, 3 for a GRU.
-        input_axes: Axes of the kernel that are summed over, in place of the arguments above.
+        input_axes: Axes of the kernel that are summed over, instead of the arguments above.
         output_axes: Axes of the kernel that are new in the output. Axes in neither are shared, such
             as the batch axes of an einsum.
 
@@ -141,7 +141,7 @@ def make_geometry(
     input_axes: Sequence[int] | None,
     output_axes: Sequence[int] | None,
 ) -> Geometry:
-    """Returns the arguments as a `Geometry`, or the error that says which of them is wrong."""
+    """Returns the arguments as a `Geometry`, or raises the error that names the wrong one."""
     if geometry is not None and not (isinstance(geometry, str) and geometry in GEOMETRIES):
         raise invalid(
             "geometry",
@@ -169,7 +169,7 @@ def make_geometry(
             "input_axes",
             "None where `geometry`, `strides`, `groups` or `gates` is given",
             input_axes,
-            "Axes say all there is to say. EinsumDense and attention set them by themselves: "
+            "Axes replace these arguments. EinsumDense and attention set the axes by themselves: "
             "leave the other arguments out there.",
         )
     return Geometry(
@@ -197,10 +197,10 @@ def geometry_fans(shape: tuple[int, ...], geometry: Geometry) -> Fans:
 
 
 def matrix_axes(shape: Sequence[int], geometry: Geometry) -> Matrices:
-    """Returns the kernel as a stack of matrices, from what a unit sums over to what it feeds.
+    """Returns the kernel as a stack of matrices, from inputs to outputs.
 
-    The spatial axes of a convolution are among its rows, as an output unit sums over them; those of
-    a transposed one are among its columns.
+    The spatial axes of a convolution are rows, because an output unit sums over them; those of a
+    transposed convolution are columns.
     """
     sizes = checked_shape(shape)
     rank = len(sizes)
@@ -239,7 +239,7 @@ def checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def integer(value: Any) -> int:
-    """Returns an integer of any kind, and raises `TypeError` for everything else, bool included."""
+    """Returns an integer of any type; raises `TypeError` for everything else, also for a bool."""
     if isinstance(value, (bool, np.bool_)):
         raise TypeError
     return operator.index(value)

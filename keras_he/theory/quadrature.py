@@ -1,12 +1,12 @@
 """The moments of any elementwise function under the normal density, from its values alone.
 
-The axis is cut into panels, and on each the function is interpolated. Where the highest Legendre
-coefficients are as small as rounding, the panel is resolved: the interpolant is the function, and
-its derivative the function's. Any other panel is cut again, all panels in one call, so that what
-remains closes in on the kinks and jumps until it counts for nothing. No difference is ever taken
-across a kink. (The splitting is that of Pachón, Platte and Trefethen, Piecewise-smooth chebfuns,
-2010.) Refused is what is not elementwise, deterministic and finite, and what has a signal that
-cannot be integrated to the accuracy that `moments_of` promises.
+The axis is cut into panels, and the function is interpolated on each. If the highest Legendre
+coefficients are as small as rounding, the panel is resolved: the interpolant and its derivative are
+taken for the function's. All other panels are cut again, in one call, until those that contain a
+kink or a jump are too narrow to matter. No difference is taken across a kink. (The splitting is
+that of Pachón, Platte and Trefethen, Piecewise-smooth chebfuns, 2010.) Functions that are not
+elementwise, deterministic and finite are refused, and so are those whose signal cannot be
+integrated to the accuracy that `moments_of` promises.
 """
 
 import math
@@ -55,17 +55,17 @@ def moments_of(function: Callable[[Any], Any]) -> Moments:
     The derivative is the one almost everywhere, as automatic differentiation gives it: a jump
     passes no gradient, and a staircase has gradient 0. Relative accuracy is 1e-7 or better (1e-9
     where it is smooth) for functions that compute in float64. In float32 it is 1e-4, but 2e-3 for
-    the moments of the slope where kinks lie closer than 0.1. That of `depth`, which may vanish, is
-    relative to `sqrt(signal·gradient)`. Features narrower than 0.001, or beyond |z| = 4, may be
-    missed without a word; slopes above 1e10 are taken for jumps.
+    the moments of the slope if kinks are closer than 0.1. The accuracy of `depth`, which may be 0,
+    is relative to `sqrt(signal·gradient)`. Features narrower than 0.001, or beyond |z| = 4, may be
+    missed silently; slopes above 1e10 are taken for jumps.
 
     Args:
         function: Maps a float64 array to an array of the same shape; one that raises on float64
             gets float32. Called twice if it is smooth, about ten times if it has kinks.
 
     Returns:
-        The moments; `signal` is positive and finite. The other two are nan where `E[f'(z)²]` is
-        infinite, as of `sqrt(|z|)`, or cannot be told to that accuracy.
+        The moments; `signal` is positive and finite. The other two are nan if `E[f'(z)²]` is
+        infinite, as that of `sqrt(|z|)`, or is not known to that accuracy.
 
     Raises:
         InvalidArgument: If the function is not elementwise, deterministic and finite, or if
@@ -136,13 +136,10 @@ class _Function:
         return values
 
     def check_elementwise(self, x: _Array, alone: _Array, order: Any, among: _Array) -> None:
-        """Refuses a function whose values depend on the elements around, or on chance.
+        """Refuses a function whose values depend on other elements, or on chance.
 
-        Args:
-            x: Points of no symmetry.
-            alone: The values there in a call of their own.
-            order: A permutation of the points.
-            among: The values in that order in a call with many other points.
+        `alone` are the values at the points `x`, in a call of their own; `among` those in another
+        `order` of the points, in a call with many other points.
         """
         typical = math.sqrt(float(np.average(alone * alone, weights=np.exp(-0.5 * x * x))))
         close = 1e-5 * (np.abs(alone) + typical)
@@ -189,7 +186,7 @@ def _lobatto() -> _Rule:
 
 @dataclass(frozen=True)
 class _Panels:
-    """Panels, one entry each, and what they know of the slopes around.
+    """Panels, and the slopes near them; one entry for each panel.
 
     Attributes:
         left: Left edges, shape (panels,).
@@ -197,7 +194,7 @@ class _Panels:
         x: Nodes, shape (panels, nodes).
         weights: Their weights, times the normal density.
         values: The function there.
-        coefficients: Legendre coefficients of the interpolants; the first is of no account.
+        coefficients: Legendre coefficients of the interpolants; the first is not used.
         typical: Second largest slope of siblings: the factor on a rounding of the argument.
         steepest: Largest rms slope of a resolved sibling: what an unresolved panel may hide.
     """
@@ -242,13 +239,13 @@ class _Panels:
 
     @property
     def tail(self) -> _Array:
-        """The largest of the three highest coefficients: 0 all at once for no kink or jump."""
+        """The largest of the three highest coefficients: not 0 where there is a kink or jump."""
         largest: _Array = np.abs(self.coefficients[:, -3:]).max(axis=1)
         return largest
 
 
 def _nodes(left: _Array, right: _Array, noise: float) -> _Array:
-    """Returns the nodes, just inside the panel, so that a jump at its edge is not its own."""
+    """Returns the nodes, just inside the panel: a jump at its edge is outside."""
     inset = 2.0 * noise * np.maximum(np.abs(left), np.abs(right))
     half = (right - left) / 2.0 - inset
     return (left + right)[:, None] / 2.0 + half[:, None] * _lobatto().nodes
@@ -256,7 +253,7 @@ def _nodes(left: _Array, right: _Array, noise: float) -> _Array:
 
 @lru_cache(maxsize=8)
 def _grid(noise: float) -> tuple[_Array, _Array, _Array]:
-    """Returns the first edges and nodes. For |x| < 4 nodes are at most 0.001 apart."""
+    """Returns the first edges and nodes; for |x| < 4, nodes are at most 0.001 apart."""
     side = np.r_[0 : 4 : 1 / 128, 4 : 8 : 1 / 16, 8 : 16 : 1 / 4, 16]
     edges = np.unique(np.concatenate([-side, side]))
     return edges[:-1], edges[1:], _nodes(edges[:-1], edges[1:], noise)
@@ -281,7 +278,7 @@ def _first_panels(function: _Function) -> _Panels:
 
 
 class _Fit(NamedTuple):
-    """What the interpolants say: parts of the three moments, probability, doubt of the gradient."""
+    """Integrals of the interpolants: the three moments, probability, and error of the gradient."""
 
     sums: _Array
     mass: _Array
@@ -333,7 +330,7 @@ class _Integral:
         return _Fit(sums, mass, doubt)
 
     def judge(self, panels: _Panels, siblings: int = 1) -> _Panels:
-        """Adds what is resolved or counts for nothing. Returns the other panels."""
+        """Adds panels that are resolved or negligible. Returns the other panels."""
         fit = self.fit(panels)
         resolved = panels.tail <= 6.0 * self.noise * self.scale(panels)
         self.add(fit, resolved)

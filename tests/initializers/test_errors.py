@@ -258,7 +258,7 @@ def test_geometry_excludes_groups_and_gates(geometry, argument):
     ids=str,
 )
 def test_axes_exclude_geometry(cls, arguments):
-    with refused("`input_axes` must be None where .* is given.*\nAxes say all there is to say"):
+    with refused("`input_axes` must be None where .* is given.*\nAxes replace these arguments"):
         cls(input_axes=[0], output_axes=[1], **arguments)
 
 

@@ -1,9 +1,9 @@
-"""Measures what `keras_he.audit` costs beside an eager forward and backward pass of its batch.
+"""Measures the time of `keras_he.audit` as a multiple of one forward and backward pass.
 
     python -m pip install -e ".[tensorflow,benchmark]"    # in a checkout of keras_he
     python benchmarks/audit.py
 
-The budget is four times such a pass, for ResNet50 at 64×64 with eight samples.
+Networks have eight samples; ResNet50 and the others of Keras' applications 64×64 images.
 """
 
 import os

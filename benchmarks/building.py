@@ -1,7 +1,7 @@
 """Measures whole models: building them, loading them, and `keras_he.initialize`.
 
-A part of `benchmarks/run.py`. A network is built from its config, with the initializers that Keras
-wrote there or with keras_he strings in their places, so that nothing else differs.
+A part of `benchmarks/run.py`. Networks are built from the same config, with Keras' initializers or
+with keras_he strings.
 """
 
 import copy

@@ -1,16 +1,12 @@
-"""Measures what `keras_he.initialize` costs, and the spreads that it leaves, beside peers.
+"""Measures the time of `keras_he.initialize` and the spreads after it, compared with anyinit.
 
     python -m pip install -e ".[tensorflow,benchmark]"    # in a checkout of keras_he
     python -m pip install --no-deps keras-hub             # for Llama
     python benchmarks/initialize.py            # all of it, half an hour
-    python benchmarks/initialize.py --quick    # without a peer that takes minutes for a network
+    python benchmarks/initialize.py --quick    # without anyinit's slow mode on large networks
 
-Three tables, each measured in one run, side by side: the time of a call as a multiple of one eager
-forward pass of the same batch in training mode; how it grows with depth; and the decades between
-the largest and the smallest second moment of pre-activations, and of gradients, over depth, with
-the prediction of the latter where the signal takes one way past all kernels.
-
-Budgets: three forward passes and the draws; ten times faster than anyinit's measured mode.
+Three tables: the time of a call as a multiple of one forward pass; how it grows with depth; and the
+decades between the largest and the smallest second moment of pre-activations and of gradients.
 """
 
 import argparse

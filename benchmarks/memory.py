@@ -1,8 +1,7 @@
-"""Measures the peak memory of a draw, and of building a layer, over the tensor's own.
+"""Measures the peak memory of a draw, and of building a layer, as a multiple of the tensor's size.
 
-A part of `benchmarks/run.py`, on Linux: the kernel counts the largest resident memory of a process
-since it was last reset. Backends keep memory that was freed, so each figure has a process of its
-own, in which a smaller draw has loaded before what is loaded once.
+A part of `benchmarks/run.py`, on Linux. Backends keep freed memory, so each figure has its own
+process, in which a smaller draw ran first.
 
     python benchmarks/memory.py KaimingNormal float32 1000000    # prints bytes
 """

@@ -6,8 +6,8 @@
     python benchmarks/run.py draws calls            # some parts
     python benchmarks/run.py --markdown docs/performance.md --json speed.json --plot speed.png
 
-Each part runs in a process of its own on each backend, with what it is compared with in the same
-rounds. Medians; nothing else should run on the machine, and the table of threads shows if it did.
+Each part runs in its own process on each backend, in the same rounds as what it is compared with.
+The figures are medians. Nothing else should run on the machine: the table of threads shows it.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""Measures the draws: values per second, one call for a small kernel, and what threads give.
+"""Measures draws: values per second, one call for a small kernel, and the gain of threads.
 
-A part of `benchmarks/run.py`. Keras' initializers, `torch.nn.init`, `jax.nn.initializers` and a
-plain fill of memory, which no draw can beat, are called in the same rounds.
+A part of `benchmarks/run.py`. The same rounds call Keras' initializers, `torch.nn.init`,
+`jax.nn.initializers`, and a plain fill of memory, which is the limit.
 """
 
 import os

@@ -1,7 +1,6 @@
-"""Measures where the time of a draw goes, on one thread and in NumPy alone.
+"""Measures the stages of a draw, on one thread, in NumPy.
 
-A part of `benchmarks/run.py`. Nanoseconds a value for a draw of many, microseconds a call for one
-of few.
+A part of `benchmarks/run.py`: nanoseconds a value for large draws, microseconds a call for others.
 """
 
 from collections.abc import Callable

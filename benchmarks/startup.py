@@ -1,9 +1,8 @@
-"""Measures what keras_he costs before anything is drawn: its import, and the gain of an activation.
+"""Measures the import of keras_he, and the gain of each activation, which no draw has cached.
 
     python benchmarks/startup.py
 
-Budgets: the import adds less than 50 ms to that of Keras; a gain that is not cached takes less than
-5 ms. Medians, each import in a fresh process; other load on the machine shows in the spread.
+Each line is the median, the smallest and the largest time. Each import has a fresh process.
 """
 
 import os

@@ -64,7 +64,7 @@ def ratio(of: dict[str, Any] | None, by: dict[str, Any] | None) -> float | None:
 
 
 def required(rows: Rows) -> Iterable[Table]:
-    """Yields what the project promises, beside what was measured."""
+    """Yields the promises of the project and the measured values."""
     large = pick(rows, table="draw", dtype="float32", size=64 * 10**6)
     small = pick(rows, table="call", shape=[64, 64])
     normal, truncated, uniform = LAWS

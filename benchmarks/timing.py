@@ -1,7 +1,7 @@
-"""What the benchmarks share: calls that are timed side by side, and what the machine was doing.
+"""What the benchmarks share: timed calls, and facts about the machine.
 
-Times are compared only within one run: each round calls every case once, in another order, so load
-that comes and goes falls on all of them. `second_core` tells whether there was a core to spare.
+Each round calls every case once, in random order, so that a change of load affects all cases.
+`second_core` measures whether a second core was idle.
 """
 
 import hashlib

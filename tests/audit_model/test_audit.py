@@ -299,7 +299,7 @@ def test_the_remedy_of_a_pair_takes_the_inputs():
 FAMILIES = (*architectures.APPLICATIONS, "InceptionV3", "InceptionResNetV2", "ConvNeXtTiny")
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.skipif(
     not ON_TENSORFLOW or keras.__version__.startswith("3.12."),
     reason="minutes elsewhere, of the same figures",

@@ -100,6 +100,7 @@ def backends_of_keras():
     return [one.name for one in Path(folder).iterdir() if one.is_dir()]
 
 
+@pytest.mark.quick(1)
 def test_draws_are_those_of_every_backend(found):
     told, backend = found
     assert told["backend"] == backend

@@ -1,4 +1,4 @@
-"""A Keras callback that looks at the signal while a model is trained."""
+"""A Keras callback that audits a model while it is trained."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,34 +15,34 @@ from keras_he.theory.kernel_geometry import integer
 
 
 class SignalLogger(keras.callbacks.Callback):
-    """Logs what `keras_he.audit` sees every `every` steps, into the logs that Keras keeps.
+    """Runs `keras_he.audit` every `every` steps, and adds its figures to the logs of each epoch.
 
-    The figures of the last look stand in the logs of each epoch, so `History`, `CSVLogger`,
-    `TensorBoard` and `EarlyStopping` have them, if they come after it in the list of callbacks:
+    `History`, `CSVLogger`, `TensorBoard` and `EarlyStopping` receive the figures of the last audit
+    if they follow this callback in the list of callbacks. A decade is a factor of ten.
 
-    | key | what |
+    | key | figure |
     |---|---|
-    | `signal_spread` | decades between the extremes of the second moments of pre-activations |
-    | `gradient_spread` | decades between those of the gradient by pre-activations |
-    | `dead` | largest share of dead units behind a kernel |
-    | `saturated` | largest share of saturated values behind a kernel |
-    | `update_ratio` | largest root mean square of the gradient by a kernel, over the kernel's |
+    | `signal_spread` | decades between the largest and smallest second moment of pre-activations |
+    | `gradient_spread` | the same of the gradient with respect to pre-activations |
+    | `dead` | largest share of dead units after a kernel |
+    | `saturated` | largest share of saturated values after a kernel |
+    | `update_ratio` | largest ratio of a kernel's gradient to the kernel, both root mean squares |
     | `findings` | number of findings |
-    | `signal/PATH`, `gradient/PATH`, `update/PATH` | of the kernels that `kernels` names |
+    | `signal/PATH`, `gradient/PATH`, `update/PATH` | of each kernel that `kernels` selects |
 
-    Each look costs an audit of `data`: on two cores, with a batch of 32 in both, 5 compiled
-    training steps of ResNet50 at 64×64, 9 of a small convolutional network and 28 of a hundred
-    dense layers, so that `every=100` adds 5 %, 9 % and 28 %. A smaller batch costs less.
+    The audit costs as much as 5 compiled training steps of ResNet50 at 64×64, 9 of a small
+    convolutional network and 28 of a hundred dense layers (two cores, batches of 32 in both), so
+    `every=100` adds 5 %, 9 % and 28 %. A smaller batch costs less.
 
     Args:
-        data: The batch to look with, always the same; as for `keras_he.audit`, `None` included.
-        every: Steps between two looks; the first is before training.
+        data: The batch that every audit uses; as for `keras_he.audit`, `None` included.
+        every: Steps between two audits. The first audit is before training.
         loss: As for `keras_he.audit`.
-        backward: Whether to look at the gradient too.
+        backward: Whether to measure the gradient too.
         kernels: Paths of kernels to log one by one: shell patterns, or a function of a path.
 
     Attributes:
-        reports: From the number of steps done to the report of that look.
+        reports: The report of each audit, by the number of steps before it.
 
     Example:
         >>> import keras, keras_he, numpy as np
@@ -78,35 +78,35 @@ class SignalLogger(keras.callbacks.Callback):
         self.reports: dict[int, AuditReport] = {}
 
     def set_model(self, model: Any) -> None:
-        """Takes the model that is trained; Keras calls it first."""
+        """Sets the model; Keras calls this first."""
         if is_keras_2(model):
             raise invalid("model", "a Keras model", model, hint(model))
         super().set_model(model)
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        """Looks before the first step."""
+        """Audits the model before the first step."""
         self._steps = 0
         self.reports.clear()
-        self._look()
+        self._audit()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Looks after every so many steps."""
-        # Keras counts a batch of `steps_per_execution` as one call, by the last one's number.
+        """Audits the model after every `every` steps."""
+        # With `steps_per_execution`, `batch` is the last of the steps that were executed.
         before, self._steps = self._steps, max(self._steps + 1, self._epoch_start + batch + 1)
         if self._steps // self.every > before // self.every:
-            self._look()
+            self._audit()
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Notes the step that an epoch begins with."""
+        """Remembers the number of steps before this epoch."""
         self._epoch_start = self._steps
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Puts the figures of the last look into the logs of the epoch."""
+        """Adds the figures of the last audit to the logs of the epoch."""
         if logs is not None:
             logs.update(self._figures)
 
-    def _look(self) -> None:
-        # Within an epoch, on JAX, the variables are behind what is trained.
+    def _audit(self) -> None:
+        # On JAX, Keras updates the variables at the end of an epoch only.
         synchronize = getattr(self.model, "jax_state_sync", None)
         if callable(synchronize) and self._steps:
             synchronize()
@@ -116,9 +116,9 @@ class SignalLogger(keras.callbacks.Callback):
 
 
 def figures(report: AuditReport, kernels: Any) -> dict[str, float]:
-    """Returns the figures of a report by key, with those of some kernels one by one."""
+    """Returns the figures of a report by key, and those of the selected kernels."""
     rows = [row for row in report.kernels if row.figures]
-    told = {
+    found = {
         "signal_spread": report.forward_spread,
         "gradient_spread": report.gradient_spread or 0.0,
         "dead": _largest(rows, "dead"),
@@ -129,10 +129,10 @@ def figures(report: AuditReport, kernels: Any) -> dict[str, float]:
     paths = selected([row.path for row in rows], kernels, None) if kernels else set()
     for row in rows:
         if row.path in paths and row.figures is not None:
-            told[f"signal/{row.path}"] = row.moment or 0.0
-            told[f"gradient/{row.path}"] = row.figures.gradient or 0.0
-            told[f"update/{row.path}"] = row.figures.update_ratio or 0.0
-    return told
+            found[f"signal/{row.path}"] = row.moment or 0.0
+            found[f"gradient/{row.path}"] = row.figures.gradient or 0.0
+            found[f"update/{row.path}"] = row.figures.update_ratio or 0.0
+    return found
 
 
 def _largest(rows: list[Row], name: str) -> float:

@@ -1,7 +1,7 @@
 """The command line: `keras-he`, or `python -m keras_he`.
 
-Exit codes: 0 where all is well; 1 where `--fail-on` found what it was to fail on; 2 where something
-cannot be done, said in one line on standard error.
+Exit codes: 0 for success; 1 if `--fail-on` found one of its verdicts; 2 if the command failed, with
+one line on standard error.
 """
 
 import argparse
@@ -37,7 +37,7 @@ _EXAMPLES = {
     "gain": ("keras-he gain gelu", "keras-he gain leaky_relu --negative-slope 0.1"),
     "portable": ("keras-he portable model.keras portable.keras",),
 }
-_CODES = "exit codes: 0 all is well, 1 --fail-on found something, 2 it cannot be done"
+_CODES = "exit codes: 0 success, 1 --fail-on found something, 2 the command failed"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = options.run(options)
         if sys.stdout is not None:
-            sys.stdout.flush()  # a reader that is gone is met here, not when Python ends
+            sys.stdout.flush()  # a closed pipe raises here, not when Python ends
     except BrokenPipeError:  # such as `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -63,35 +63,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="keras-he",
-        description="Kaiming He's initialization for Keras 3: look at models, and mend them.",
+        description="Kaiming He's initialization for Keras 3: audit and initialize models.",
         epilog=_epilog(*_EXAMPLES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add = partial(_command, commands)
-    _audit_options(add("audit", "tell what a model does to its signal"))
-    _init_options(add("init", "give every kernel the right scale"))
+    _audit_options(add("audit", "show how the signal and the gradient pass through a model"))
+    _init_options(add("init", "initialize every kernel at the right scale"))
     one = add("names", "show the grammar of the strings that layers accept, or list strings")
     one.add_argument("pattern", nargs="?", help="list what matches it, such as 'he_gelu*'")
     one.set_defaults(run=_names)
-    one = add("gain", "tell an activation's gain, and what it does over depth")
+    one = add("gain", "print an activation's gain, and its effect over depth")
     one.add_argument("activation", help="a name, such as gelu")
     one.add_argument("--mode", default="fan_in", choices=MODES)
     one.add_argument("--negative-slope", type=float, help="of leaky_relu or prelu")
     one.set_defaults(run=_gain)
-    one = add("portable", "make a file that loads without keras_he")
+    one = add("portable", "write a file that loads without keras_he")
     _model_options(one)
     one.add_argument("out", metavar="OUT", help="the file to write, .keras or .h5")
     one.set_defaults(run=_portable)
     return parser
 
 
-def _command(commands: Any, name: str, told: str) -> argparse.ArgumentParser:
+def _command(commands: Any, name: str, summary: str) -> argparse.ArgumentParser:
     """Returns the parser of a command, whose help ends with its examples."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
-        help=told,
-        description=f"{told[0].upper()}{told[1:]}.",
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
         epilog=_epilog(name),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -111,7 +111,7 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
         metavar="MODULE",
         action="append",
         default=[],
-        help="import a module that registers the model's own layers; may be given again",
+        help="import a module that registers the model's own layers; may be repeated",
     )
 
 
@@ -120,12 +120,12 @@ def _audit_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="X.npy", help="a batch of inputs; .npz holds several")
     parser.add_argument("--html", metavar="OUT", help="write a page")
     parser.add_argument("--json", metavar="OUT", help="write the report as JSON; - prints it")
-    parser.add_argument("--no-backward", action="store_true", help="leave the gradient out")
+    parser.add_argument("--no-backward", action="store_true", help="do not measure the gradient")
     parser.add_argument(
         "--fail-on",
         metavar="VERDICTS",
         default="",
-        help="exit with 1 on these, with commas between, or on any",
+        help="exit with 1 if one of these, separated by commas, is found; or any",
     )
     verdicts = textwrap.wrap(f"verdicts: {', '.join(VERDICTS)}", 78, break_on_hyphens=False)
     parser.epilog = "\n".join([parser.epilog or "", *verdicts])
@@ -146,7 +146,7 @@ def _audit(options: argparse.Namespace) -> int:
     wanted = _verdicts(options.fail_on)
     html = writable(options.html) if options.html else None
     out = writable(options.json) if options.json not in (None, "-") else None
-    # What layers print, and the progress that is shown, is no JSON.
+    # With `--json -`, standard output is JSON only; layers and progress print to standard error.
     with redirect_stdout(sys.stderr if options.json == "-" else sys.stdout):
         model = _loaded(options, compiled=False)
         _check_backward(options)
@@ -160,7 +160,7 @@ def _audit(options: argparse.Namespace) -> int:
 
 
 def _check_backward(options: argparse.Namespace) -> None:
-    """Refuses the gradient where the backend takes none, in words of the command line."""
+    """Says which option is missing if the backend computes no gradients."""
     import keras
 
     from keras_he.backend.tensors import has_gradients
@@ -219,7 +219,7 @@ def _portable(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace, function: Callable[..., Any], model: Any, **how: Any) -> Any:
-    """Returns what a function says of a model, whose own errors are told in one line."""
+    """Returns the function's report; any error of the model becomes one line."""
     data = _data(options.data)
     try:
         return function(model, data, **how)
@@ -232,11 +232,11 @@ def _run(options: argparse.Namespace, function: Callable[..., Any], model: Any, 
 
 
 def _loaded(options: argparse.Namespace, *, compiled: bool = True) -> Any:
-    """Returns the model of a file, after the modules that register its layers were imported."""
+    """Returns the model of a file, after importing the modules that register its layers."""
     path = Path(options.model)
     check_is_model(path)
     complete()
-    if options.modules:  # they are looked for here first, as by `python -m`
+    if options.modules:  # search the current folder first, as `python -m` does
         sys.path.insert(0, os.getcwd())
     for module in options.modules:
         try:

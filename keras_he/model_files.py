@@ -1,8 +1,8 @@
-"""Files of models, for the command line: what a file is, and the model that it holds.
+"""Model files, for the command line: what kind of file it is, and the model that it holds.
 
-The content of a file decides what it is. A file under a wrong name, a file of weights and a file of
-another program each get an error that says what the file is and what to give instead. This needs no
-Keras, which is imported only when a file holds a model.
+The content decides, not the name. A model under a wrong name, a file of weights and a file of
+another program each get an error that says what the file is and what to give instead. Keras is
+imported only for a file that holds a model.
 """
 
 import json
@@ -18,10 +18,10 @@ from keras_he.errors import KerasHeError
 _ARCHIVE = (".keras",)
 _HDF5 = (".h5", ".hdf5")
 _SAVE_WHOLE = (
-    'Give the file of a whole model. In Python, build the model, load this, and `model.save("'
-    'model.keras")`'
+    "Give the file of a whole model. In Python, build the model, load this file, and call "
+    '`model.save("model.keras")`'
 )
-_FROM_SOURCE = "Give the .keras or .h5 file of the model that it was made from"
+_FROM_SOURCE = "Give the .keras or .h5 file of the model that it was exported from"
 _BY_SUFFIX = {
     ".json": f"holds a config of a model, or an index of files, and no weights. {_SAVE_WHOLE}",
     ".onnx": f"is an ONNX model: a graph without Keras layers. {_FROM_SOURCE}",
@@ -30,20 +30,20 @@ _BY_SUFFIX = {
     ".index": f"is a TensorFlow checkpoint, which holds weights only. {_SAVE_WHOLE}",
     ".ckpt": f"is a checkpoint, which holds weights only. {_SAVE_WHOLE}",
     ".safetensors": f"holds weights only. {_SAVE_WHOLE}",
-    ".pt": f"is a file of PyTorch's. {_SAVE_WHOLE}",
-    ".pth": f"is a file of PyTorch's. {_SAVE_WHOLE}",
+    ".pt": f"is a PyTorch file. {_SAVE_WHOLE}",
+    ".pth": f"is a PyTorch file. {_SAVE_WHOLE}",
 }
 
 
 class Refusal(KerasHeError):
-    """What cannot be done, in one line."""
+    """The command cannot be executed; the message is one line."""
 
 
 def check_is_model(path: Path) -> None:
-    """Refuses what is not the file of a whole model, and says what it is.
+    """Checks that a path is the file of a whole model.
 
     Raises:
-        Refusal: With what to give instead.
+        Refusal: If it is not; says what it is, and what to give instead.
     """
     problem = _folder_problem(path) if path.is_dir() else _file_problem(path)
     if problem:
@@ -60,18 +60,18 @@ def _folder_problem(path: Path) -> str:
         return f"is an Orbax checkpoint, which holds weights only. {_SAVE_WHOLE}"
     if "config.json" in held:
         return (
-            "is the folder of a preset of KerasHub, or a .keras file that was unpacked. Load it "
-            'in Python, `model.save("model.keras")`, and give that file'
+            "is the folder of a KerasHub preset, or an unpacked .keras file. Load it in Python, "
+            'call `model.save("model.keras")`, and give that file'
         )
     return "is a folder. Give a .keras or .h5 file"
 
 
 def _file_problem(path: Path) -> str:
-    """Returns what a file is, if it does not hold a whole model under its right name."""
+    """Returns what is wrong with a file; nothing if it holds a whole model under the right name."""
     if not path.exists():
         return "does not exist"
     if not path.is_file():
-        return "is no regular file. Give a .keras or .h5 file"
+        return "is not a regular file. Give a .keras or .h5 file"
     with path.open("rb") as file:
         start = file.read(16)
     if start.startswith(b"PK"):
@@ -79,7 +79,7 @@ def _file_problem(path: Path) -> str:
     if start.startswith(b"\x89HDF\r\n\x1a\n"):
         return _hdf5_problem(path)
     if start.startswith(b"\x93NUMPY"):
-        return "is an array of NumPy. Give the model first, and the array after `--data`"
+        return "is a NumPy array. Give the model first, and the array after `--data`"
     if start[4:8] == b"TFL3":
         return _BY_SUFFIX[".tflite"]
     if ".data-" in path.suffix:
@@ -88,7 +88,7 @@ def _file_problem(path: Path) -> str:
         return _BY_SUFFIX[path.suffix]
     if path.suffix in (*_ARCHIVE, *_HDF5):
         kind = "a zip archive" if path.suffix in _ARCHIVE else "an HDF5 file"
-        return f"is not {kind}, as a {path.suffix} file is: it is damaged, or another program's"
+        return f"is not {kind}: it is damaged, or it was written by another program"
     return "must be a .keras or .h5 file"
 
 
@@ -96,13 +96,13 @@ def _archive_problem(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             held = set(archive.namelist())
-    except Exception as error:  # whatever damage makes Python's reader raise
+    except Exception as error:  # a damaged file may raise anything
         return f"is a damaged zip archive: {error}"
     if "config.json" not in held:
         if any(name.endswith("data.pkl") for name in held):
             return _BY_SUFFIX[".pt"]
         if held and all(name.endswith(".npy") for name in held):
-            return "holds arrays of NumPy. Give the model first, and the arrays after `--data`"
+            return "holds NumPy arrays. Give the model first, and the arrays after `--data`"
         return f"is a zip archive without a model's config.json. {_SAVE_WHOLE}"
     return _misnamed(path, _ARCHIVE)
 
@@ -113,7 +113,7 @@ def _hdf5_problem(path: Path) -> str:
     try:
         with h5py.File(path) as file:
             is_whole = "model_config" in file.attrs
-    except Exception as error:  # whatever damage makes the library raise
+    except Exception as error:  # a damaged file may raise anything
         return f"is a damaged HDF5 file: {error}"
     if not is_whole:
         return f"holds weights only, and not the layers that they belong to. {_SAVE_WHOLE}"
@@ -131,8 +131,8 @@ def load(path: Path, *, compiled: bool) -> Any:
 
     Args:
         path: The file.
-        compiled: Whether to read its loss and optimizer too. Where they cannot be read, the model
-            comes without them, and a line on standard error says so.
+        compiled: Whether to load its loss and optimizer too. If that fails, the model is returned
+            without them, with a line on standard error.
 
     Raises:
         Refusal: If it does not load, with the reason.
@@ -144,34 +144,37 @@ def load(path: Path, *, compiled: bool) -> Any:
     try:
         with skip_init(missing="draw"):
             return keras.models.load_model(path, compile=compiled, safe_mode=True)
-    except Exception as error:  # whatever a broken or a foreign file makes Keras raise
+    except Exception as error:  # Keras may raise anything on a broken or foreign file
         if not compiled:
             raise Refusal(_why(path, error, keras.__version__)) from error
         said = last_words(error)
-    # Keras cannot read back what it wrote of a loss named "mse" in .h5.
+    # Keras cannot load the loss "mse" that it saved in .h5.
     model = load(path, compiled=False)
-    print(f"Without its loss and optimizer, which cannot be read: {said}", file=sys.stderr)
+    print(
+        f"The model is used without its loss and optimizer, which cannot be loaded: {said}",
+        file=sys.stderr,
+    )
     return model
 
 
 def save(model: Any, path: Path) -> None:
-    """Writes a model beside its place, and moves it there when it is complete."""
-    place = path.resolve()  # a link stays a link
-    aside = place.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    """Writes a model to a temporary file, and renames it when it is complete."""
+    place = path.resolve()  # a link remains a link
+    temporary = place.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
-        model.save(aside)
-        os.replace(aside, place)
-    except Exception as error:  # a full disk, or a model that the format does not take
+        model.save(temporary)
+        os.replace(temporary, place)
+    except Exception as error:  # a full disk, or a model that cannot be saved in this format
         raise Refusal(f"{path} cannot be written. Keras says: {last_words(error)}") from error
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def writable(name: str, *, model: bool = False) -> Path:
-    """Returns a path to write a model or a report to, or the reason why it is none."""
+    """Returns the path to write a model or a report to, or raises why it cannot be written."""
     path = Path(name)
     if not model and path.suffix in (*_ARCHIVE, *_HDF5):
-        raise Refusal(f"{path} is the name of a model's file: name the report in another way")
+        raise Refusal(f"{path} is the name of a model file: choose another name for the report")
     if model and path.suffix not in (".keras", ".h5"):
         raise Refusal(f"{path} must be a .keras or .h5 file")
     if path.is_dir():
@@ -182,7 +185,7 @@ def writable(name: str, *, model: bool = False) -> Path:
 
 
 def last_words(error: Exception) -> str:
-    """Returns the end of a message, where the reason stands, without arguments and colours."""
+    """Returns the end of a message, which has the reason, without arguments and colours."""
     text = re.sub(r"\x1b\[\d*m", "", str(error)).partition("Arguments received by")[0]
     words = " ".join(text.split()) or type(error).__name__
     return words if len(words) <= 300 else f"{words[:140]} … {words[-150:]}"
@@ -193,8 +196,9 @@ def _why(path: Path, error: Exception, installed: str) -> str:
     text = str(error)
     if "lambda" in text.lower() and "safe" in text.lower():
         return (
-            f"{path} holds a Lambda layer, whose code a file must not run. If you trust it, load "
-            "it in Python with keras.models.load_model(…, safe_mode=False), and call keras_he there"
+            f"{path} holds a Lambda layer, and code from files is not executed. If you trust the "
+            "file, load it in Python with keras.models.load_model(…, safe_mode=False), and call "
+            "keras_he there"
         )
     version = _version(path)
     if version and _numbers(version) > _numbers(installed):
@@ -209,14 +213,14 @@ def _why(path: Path, error: Exception, installed: str) -> str:
         )
     if "custom" in text.lower() or "Could not locate" in text:
         return (
-            f"{path} holds classes that are not known here. Name the module that registers them: "
-            f"--import MODULE. Keras says: {last_words(error)}"
+            f"{path} holds classes that are not registered. Import the module that registers "
+            f"them: --import MODULE. Keras says: {last_words(error)}"
         )
     return f"{path} cannot be loaded. Keras says: {last_words(error)}"
 
 
 def _version(path: Path) -> str | None:
-    """Returns the version of Keras that wrote a file, `None` where it does not say."""
+    """Returns the version of Keras that wrote a file, or `None` if the file does not say."""
     try:
         if path.suffix in _ARCHIVE:
             with zipfile.ZipFile(path) as archive:
@@ -225,7 +229,7 @@ def _version(path: Path) -> str | None:
 
         with h5py.File(path) as file:
             return str(file.attrs["keras_version"])
-    except Exception:  # whatever is wrong with it, it does not say
+    except Exception:  # a damaged file does not say
         return None
 
 

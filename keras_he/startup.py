@@ -1,9 +1,8 @@
-"""What must hold before anything else is imported: Keras 3, with a backend that is installed.
+"""Whether Keras can be imported, and when.
 
-Keras imports its backend, and says only "No module named 'tensorflow'" where that is missing. Here
-every such case gets one sentence that says what to set or to install. Keras is imported by
-`check_keras`, not by the import of this module, so that the command line can read its arguments
-first.
+Keras imports its backend. If that is missing, Keras says only "No module named 'tensorflow'"; the
+errors here say what to set or to install. Importing this module does not import Keras, so the
+command line can read its arguments first.
 """
 
 import importlib
@@ -53,12 +52,12 @@ def check_keras() -> None:
 
 
 def is_put_off() -> bool:
-    """Returns whether Keras is to be imported later: the command line reads its arguments first."""
+    """Returns whether the public names are still to be loaded, as in the command line."""
     return _put_off
 
 
 def complete() -> ModuleType:
-    """Returns the package with all of its public names, also where they were put off."""
+    """Returns the package with all of its public names, and loads those that were put off."""
     global _put_off
     package = importlib.import_module("keras_he")
     if _put_off:
@@ -70,16 +69,16 @@ def complete() -> ModuleType:
 def _runs_as_command() -> bool:
     """Returns whether this process is `keras-he`, or `python -m keras_he`."""
     called = str(sys.argv[0]) if getattr(sys, "argv", None) else ""
-    if called == "-m":  # what stands there while Python looks for the module to run
+    if called == "-m":  # its value while Python looks for the module to run
         return _module_to_run(sys.orig_argv[1:]) == "keras_he"
     return Path(called).name in ("keras-he", "keras-he.exe")
 
 
 def _module_to_run(arguments: list[str]) -> str:
-    """Returns the module of Python's option `-m`, which may be joined with others, as in `-um`."""
+    """Returns the module of Python's option `-m`, which may be part of a group, as in `-um`."""
     left = iter(arguments)
     for argument in left:
-        option = re.fullmatch(r"-[a-zA-Z]*?([cmWX])(.*)", argument)  # those that take a value
+        option = re.fullmatch(r"-[a-zA-Z]*?([cmWX])(.*)", argument)  # the options with a value
         if option:
             value = option[2] or next(left, "")
             if option[1] in "cm":
@@ -95,7 +94,7 @@ _put_off = _runs_as_command()
 
 
 def _backend_missing(missing: str) -> str:
-    """Returns what to do where the backend that Keras would use is not installed."""
+    """Returns what to do if the backend that Keras would use is not installed."""
     asked = os.environ.get("KERAS_BACKEND")
     if asked and asked != missing:  # Keras' NumPy backend needs JAX
         return f"Keras' {asked} backend needs {missing}, which is not installed."
@@ -116,7 +115,7 @@ def _backend_missing(missing: str) -> str:
 
 
 def _backend_unknown(name: str) -> str:
-    """Returns what to do where Keras knows no such backend."""
+    """Returns what to do if Keras does not know the backend."""
     near = f' Did you mean "{name.lower()}"?' if name.lower() in _BACKENDS else ""
     return (
         "Keras' backend must be tensorflow, jax or torch. Received, from KERAS_BACKEND or from "
@@ -125,7 +124,7 @@ def _backend_unknown(name: str) -> str:
 
 
 def _is_installed(package: str) -> bool:
-    """Returns whether a package can be imported; a folder of its name alone is none."""
+    """Returns whether a package can be imported; a folder of that name is not enough."""
     spec = find_spec(package)
     return spec is not None and spec.origin is not None
 

@@ -1,10 +1,10 @@
-"""Initializes a network of keras.applications with one call, and trains it beside Keras' default.
+"""Initializes VGG16 with one call, and compares its training with Keras' default.
 
     python examples/initialize_a_model.py
 
-VGG16 has no normalisation. As Keras builds it, the signal of a picture fades from layer to layer,
-and in a few steps nothing is learned; after `keras_he.initialize` every layer sees a signal of the
-same size. The data are scikit-learn's handwritten digits, enlarged.
+VGG16 has no normalisation. With Keras' default the signal becomes smaller from layer to layer, and
+the network learns nothing in a few steps. After `keras_he.initialize` every layer gets a signal of
+the same size. The data are scikit-learn's handwritten digits, enlarged.
 """
 
 import os
@@ -24,16 +24,16 @@ STEPS = 30
 
 
 def digits() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Returns images of (32, 32, 3) with mean 0 and mean square 1, and their labels, twice."""
+    """Returns images of (32, 32, 3) with mean 0 and mean square 1, and labels, split in two."""
     data = load_digits()
     images = np.repeat(np.repeat(data.images, 4, axis=1), 4, axis=2)[..., None]
     images = ((images - images.mean()) / images.std()).astype("float32")
-    labels = data.target.astype("int32")  # JAX has no int64 unless it is asked
+    labels = data.target.astype("int32")  # JAX has no int64 by default
     return train_test_split(np.repeat(images, 3, axis=-1), labels, test_size=450, random_state=0)
 
 
 def accuracy_after_a_few_steps(model: keras.Model, data: tuple[np.ndarray, ...]) -> float:
-    """Trains a model for `STEPS` steps and returns the share of new digits that it reads right."""
+    """Trains a model for `STEPS` steps and returns its accuracy on new digits."""
     x, x_new, y, y_new = data
     model.compile(
         keras.optimizers.SGD(0.01, momentum=0.9, clipnorm=1.0),
@@ -63,14 +63,14 @@ def same_weights(model: keras.Model, other: keras.Model) -> bool:
 
 
 def main() -> None:
-    """Trains both, and prints what was done in between."""
+    """Trains both, and prints the report of `initialize`."""
     data = digits()
     print(f"VGG16 as Keras builds it, {STEPS} steps:")
     before = accuracy_after_a_few_steps(build(), data)
 
     model = build()
     report = keras_he.initialize(model, data[0], seed=SEED)
-    report.check()  # raises if a kernel was missed, or the signal is not kept
+    report.check()  # raises an error if a kernel is not set or the signal is not kept
     print(f"\n{report}\n")
     clone = keras.models.clone_model(model)
     print(f"A clone of the model draws the same weights: {same_weights(model, clone)}.\n")

@@ -3,9 +3,10 @@
     python -m pip install ".[tensorflow,examples]"    # in a checkout of keras_he
     python examples/quickstart.py
 
-It reads scikit-learn's handwritten digits. The trained network is loaded in a fresh Python, and its
-export is loaded and run by the TensorFlow C++ SavedModel loader that TensorFlow Serving uses. Where
-either gives other probabilities than the network itself, the script says so and exits with 1.
+It recognizes scikit-learn's handwritten digits. The trained network is loaded in a fresh Python,
+and its export is loaded and run by the TensorFlow C++ SavedModel loader that TensorFlow Serving
+uses. If either gives other probabilities than the network itself, the script says so and exits
+with 1.
 """
 
 import os
@@ -14,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-# Both before the import of TensorFlow; oneDNN's notice obeys no log level.
+# Set before the import of TensorFlow; no log level hides the notice of oneDNN.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
@@ -40,8 +41,8 @@ np.save(outputs, model.predict(images, batch_size=len(images), verbose=0))
 SERVED = """\
 The export, loaded and run by the TensorFlow C++ SavedModel loader that TensorFlow Serving uses,
 with no Keras and no keras_he in the process,"""
-# Summing 576 products in another order moves a sum by about sqrt(576) · 6e-8 = 1.4e-6 of its size.
-# Four layers of it, and scores up to 20, make 1.1e-4 in a score and half of that in a probability.
+# Another order of 576 products changes their sum by about sqrt(576) · 6e-8 = 1.4e-6 of its size.
+# In four layers, with scores up to 20, this is 1.1e-4 in a score, and half of it in a probability.
 TOLERANCE = 1e-4
 
 
@@ -54,14 +55,14 @@ def network() -> keras.Model:
     return keras.Sequential(
         [
             keras.Input((8, 8, 1), name="image"),
-            # Pixels have passed no activation, so there is no gain to make up for.
+            # No activation precedes this kernel, so its gain is 1.
             keras.layers.Conv2D(32, 3, padding="same", kernel_initializer="he_linear"),
             prelu(),
             keras.layers.Conv2D(
                 filters=32,
                 kernel_size=3,
                 padding="same",
-                kernel_initializer="he_prelu",  # Keras' PReLU() starts at slope 0, wants "he_relu"
+                kernel_initializer="he_prelu",  # slope 0.25; for PReLU() of slope 0: "he_relu"
             ),
             prelu(),
             keras.layers.Conv2D(64, 3, strides=2, kernel_initializer="he_prelu"),
@@ -97,16 +98,16 @@ def compare(what: str, probabilities: np.ndarray, expected: np.ndarray) -> bool:
 
 
 def main() -> None:
-    sys.stdout.reconfigure(line_buffering=True)  # lines of this and the other processes in order
+    sys.stdout.reconfigure(line_buffering=True)  # keeps the output of all processes in order
     keras.utils.set_random_seed(0)
     data = load_digits()
     images = data.images[..., np.newaxis].astype("float32") / 8  # 0 to 16, mean square near 1 now
-    labels = data.target.astype("int32")  # JAX has no int64 unless it is asked
+    labels = data.target.astype("int32")  # JAX has no int64 by default
     split = train_test_split(images, labels, test_size=0.25, random_state=0)
     seen_images, images, seen_digits, digits = split
     model = trained(seen_images, seen_digits)
 
-    # All at once, as the export is run: batches of another size may round in another order.
+    # One batch, as for the export: batches of another size may be summed in another order.
     expected = model.predict(images, batch_size=len(images), verbose=0)
     right = int((expected.argmax(axis=1) == digits).sum())
     share = right / len(digits)

@@ -153,9 +153,8 @@ def test_weights_of_half_precision_are_out_of_the_band_of_float32(name, expected
 
 def test_the_document_says_the_bands():
     document = (Path(__file__).resolve().parents[2] / "docs" / "routes.md").read_text("utf-8")
-    said = re.search(r"The tests allow.*?;", document, re.DOTALL).group()
     bands = (FLOAT32, ROUNDED["mixed_float16"], ROUNDED["bfloat16"], INT8)
-    assert re.findall(r"\d\.\de-\d+", said) == [f"{band:.1e}" for band in bands]
+    assert re.findall(r"\b\d\.\de-\d\d\b", document) == [f"{band:.1e}" for band in bands]
 
 
 # Clones and JSON

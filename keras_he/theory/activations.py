@@ -1,8 +1,8 @@
 """The known activations: name → moments → gain.
 
-The table holds every elementwise function of `keras.activations` under Keras' name and defaults,
-and `prelu` with the paper's slope. Functions that act across elements have no moments and are
-refused, and so is a name that does not define a function.
+The table has every elementwise function of `keras.activations`, with Keras' name and defaults, and
+`prelu` with the paper's slope. Functions that act across elements have no moments and are refused,
+and so is `threshold`, whose name does not determine the function.
 
 Reference:
     He et al. (2015), Delving Deep into Rectifiers, arXiv:1502.01852. The definitions are those of
@@ -46,7 +46,7 @@ _NEEDED = {"fan_in": ("signal",), "fan_out": ("gradient",), "fan_avg": ("signal"
 
 
 class Activation(NamedTuple):
-    """An activation; `name` is `None` if only its moments are known."""
+    """An activation and its moments; `name` is None if only the moments are known."""
 
     name: str | None
     negative_slope: float | None
@@ -66,18 +66,14 @@ class Known(NamedTuple):
 
     Attributes:
         function: The definition in NumPy; takes the parameters by name.
-        closed: The moments in closed form; `None`, or what returns `None`, means quadrature.
+        closed: The moments in closed form. If it is `None`, or returns `None`, they are integrated
+            numerically.
         parameters: Names, defaults and bounds.
     """
 
     function: Callable[..., Any]
     closed: Callable[..., Moments | None] | None
     parameters: Mapping[str, Parameter]
-
-    @property
-    def method(self) -> str:
-        """How the moments at the default parameters are found, for the documents."""
-        return "quadrature" if self.closed is None else "closed form"
 
 
 def _pieces(build: Callable[..., Pieces], **parameters: Parameter) -> Known:
@@ -147,7 +143,7 @@ NAMES: tuple[str, ...] = tuple(sorted((KNOWN.keys() | ALIASES.keys()) - REFUSED.
 
 
 class DepthFactors(NamedTuple):
-    """What one more layer does, with kernels that keep the signal's second moment at 1.
+    """The effect of one more layer, with kernels that keep the signal's second moment at 1.
 
     Attributes:
         signal: `E[z·f·f'] / E[f²]`: the factor on a small error of the signal's second moment.
@@ -220,7 +216,7 @@ def _moments(name: str, parameters: tuple[tuple[str, float | None], ...]) -> Mom
 
 
 def named(name: str, slope: float | None = None) -> Activation:
-    """Returns a known activation, with a slope or with its default slope.
+    """Returns a known activation, with its default slope if none is given.
 
     Raises:
         InvalidArgument: If the name is unknown, or of an activation that cannot have a gain.
@@ -240,13 +236,13 @@ def with_slope(activation: Activation, slope: Any) -> Activation:
             "negative_slope",
             'given with activation="leaky_relu" or "prelu" only',
             slope,
-            "An activation layer brings its own slope; no other activation has one.",
+            "An activation layer has its own slope; other activations have none.",
         )
     return named(activation.name, root_mean_square("negative_slope", slope))
 
 
 def root_mean_square(argument: str, value: Any) -> float:
-    """Returns the root mean square of a number or of several, or the error that names them."""
+    """Returns the root mean square of one or several numbers, or raises an error."""
     accepted = "a finite number, or a sequence of them, one per channel"
     try:
         slopes = np.asarray(value)
@@ -263,7 +259,7 @@ def root_mean_square(argument: str, value: Any) -> float:
 
 
 def gain(moments: Moments, mode: str) -> float:
-    """Returns the factor over `1/sqrt(fan)` that keeps the second moment.
+    """Returns the gain: `gain / sqrt(fan)` is the standard deviation that keeps the second moment.
 
     Args:
         moments: The activation's moments.

@@ -1,8 +1,8 @@
 """Moments in closed form: functions made of pieces `c·z^p·e^(r·z)`, exact GELU and squareplus.
 
-All integrals against the normal density reduce to `erf` and `erfc`, and those of tails to `erfc`
-alone, so that nothing cancels there. If a sum still cancels, or overflows, the closed form is
-`None` and the caller integrates.
+Every integral over the normal density is a sum of `erf` and `erfc`. Tails use `erfc` only, so they
+keep their digits. If a sum loses digits or overflows, the result is `None`, and the caller
+integrates numerically.
 """
 
 import math
@@ -62,7 +62,7 @@ def function_of(pieces: Sequence[Piece]) -> Callable[[Any], NDArray[np.float64]]
 
 def piecewise(pieces: Sequence[Piece]) -> Moments | None:
     """Returns the moments of a sum of pieces, or `None` where the closed form loses digits."""
-    sums = [_Sum(), _Sum(), _Sum()]
+    sums = {moment: _Sum() for moment in Moments._fields}
     for left, right, terms in pieces:
         if left >= right:
             continue
@@ -70,20 +70,19 @@ def piecewise(pieces: Sequence[Piece]) -> Moments | None:
         ramps = tuple(Term(c, power + 1, rate) for c, power, rate in slopes)
         if any(term.rate > _LARGEST_RATE for term in terms if term.coefficient):
             return None
-        for total, (one, other) in zip(
-            sums, ((terms, terms), (slopes, slopes), (terms, ramps)), strict=True
-        ):
-            for a, b in product(one, other):
+        factors = {"signal": (terms, terms), "gradient": (slopes, slopes), "depth": (terms, ramps)}
+        for moment, pair in factors.items():
+            for a, b in product(*pair):
                 merged = Term(a.coefficient * b.coefficient, a.power + b.power, a.rate + b.rate)
                 if merged.coefficient:
-                    total.add(*_expectation(merged, left, right))
-    if not all(total.size <= _MOST_CANCELLED * abs(total.value) for total in sums):
+                    sums[moment].add(*_expectation(merged, left, right))
+    if not all(total.size <= _MOST_CANCELLED * abs(total.value) for total in sums.values()):
         return None
-    return Moments(*(total.value for total in sums))
+    return Moments(**{moment: total.value for moment, total in sums.items()})
 
 
 class _Sum:
-    """A sum, and the sum of its terms' sizes, to which rounding errors are relative."""
+    """A sum, and the sum of the absolute values, which bounds its rounding error."""
 
     def __init__(self) -> None:
         self.value = 0.0
@@ -103,7 +102,7 @@ def _derivative(terms: Iterable[Term]) -> Iterable[Term]:
 
 
 def _expectation(term: Term, left: float, right: float) -> tuple[float, float]:
-    """Returns the term's integral between the edges, and the sum of the sizes that were added.
+    """Returns the term's integral between the edges, and the sum of the absolute values.
 
     With t = z - r: `z^p·e^(r·z)·density(z) = e^(r²/2)·(t + r)^p·density(t)`.
     """
@@ -117,7 +116,7 @@ def _expectation(term: Term, left: float, right: float) -> tuple[float, float]:
 
 
 def _normal_moments(left: float, right: float, order: int) -> list[tuple[float, float]]:
-    """Returns `E[t^k; left < t < right]` for k up to the order, each with its sum's size.
+    """Returns `E[t^k; left < t < right]` for k up to the order, and sums of the absolute values.
 
     By parts: `M_k = (k - 1)·M_(k-2) + left^(k-1)·density(left) - right^(k-1)·density(right)`.
     """
@@ -207,7 +206,7 @@ def relu_moments(
 def gelu_moments(approximate: float) -> Moments | None:
     """Returns the moments of `z·Φ(z)`; none for the approximation by tanh.
 
-    By parts, with `E[Φ²] = 1/3`, `E[z·Φ·φ] = 1/(4π√3)`, `E[z²·φ²] = 1/(6π√3)` and
+    Integration by parts, with `E[Φ²] = 1/3`, `E[z·Φ·φ] = 1/(4π√3)`, `E[z²·φ²] = 1/(6π√3)` and
     `E[z³·Φ·φ] = 1/(3π√3)`, where φ = Φ'.
     """
     if approximate:

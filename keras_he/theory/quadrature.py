@@ -1,12 +1,12 @@
-"""The moments of any elementwise function under the normal density, from its values alone.
+"""The moments of any elementwise function under the normal density, from its values only.
 
-The axis is cut into panels, and the function is interpolated on each. If the highest Legendre
-coefficients are as small as rounding, the panel is resolved: the interpolant and its derivative are
-taken for the function's. All other panels are cut again, in one call, until those that contain a
-kink or a jump are too narrow to matter. No difference is taken across a kink. (The splitting is
-that of Pachón, Platte and Trefethen, Piecewise-smooth chebfuns, 2010.) Functions that are not
-elementwise, deterministic and finite are refused, and so are those whose signal cannot be
-integrated to the accuracy that `moments_of` promises.
+The axis is divided into panels, and the function is interpolated on each. If the highest Legendre
+coefficients of a panel are as small as rounding errors, the panel is resolved: the interpolant and
+its derivative stand for the function and its derivative. All other panels are divided again, in one
+call of the function, until the panels around kinks and jumps are too small to count. So no
+derivative is taken across a kink. (After Pachón, Platte and Trefethen, Piecewise-smooth chebfuns,
+2010.) Functions that are not elementwise, deterministic and finite are refused, and so are those
+whose signal cannot be integrated to the accuracy of `moments_of`.
 """
 
 import math
@@ -52,20 +52,20 @@ class Moments(NamedTuple):
 def moments_of(function: Callable[[Any], Any]) -> Moments:
     """Returns the three moments of an elementwise function.
 
-    The derivative is the one almost everywhere, as automatic differentiation gives it: a jump
-    passes no gradient, and a staircase has gradient 0. Relative accuracy is 1e-7 or better (1e-9
-    where it is smooth) for functions that compute in float64. In float32 it is 1e-4, but 2e-3 for
-    the moments of the slope if kinks are closer than 0.1. The accuracy of `depth`, which may be 0,
-    is relative to `sqrt(signal·gradient)`. Features narrower than 0.001, or beyond |z| = 4, may be
-    missed silently; slopes above 1e10 are taken for jumps.
+    The derivative is that of automatic differentiation: a jump passes no gradient, and a step
+    function has gradient 0. The relative accuracy is 1e-7 or better (1e-9 for smooth functions) if
+    the function computes in float64. In float32 it is 1e-4, but 2e-3 for the moments of the slope
+    if kinks lie closer than 0.1. The accuracy of `depth`, which may be 0, is relative to
+    `sqrt(signal·gradient)`. Features narrower than 0.001, or beyond |z| = 4, may be missed without
+    an error; slopes above 1e10 count as jumps.
 
     Args:
-        function: Maps a float64 array to an array of the same shape; one that raises on float64
-            gets float32. Called twice if it is smooth, about ten times if it has kinks.
+        function: Maps a float64 array to an array of the same shape. If it raises on float64, it
+            gets float32. It is called twice if it is smooth, about ten times if it has kinks.
 
     Returns:
         The moments; `signal` is positive and finite. The other two are nan if `E[f'(z)²]` is
-        infinite, as that of `sqrt(|z|)`, or is not known to that accuracy.
+        infinite, as for `sqrt(|z|)`, or cannot be found to that accuracy.
 
     Raises:
         InvalidArgument: If the function is not elementwise, deterministic and finite, or if
@@ -85,7 +85,7 @@ def moments_of(function: Callable[[Any], Any]) -> Moments:
 
 
 class _Function:
-    """The caller's function: its output is checked, its precision noted, its points counted."""
+    """The caller's function, with checks of its output, its precision and its number of points."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         if not callable(function):
@@ -96,7 +96,7 @@ class _Function:
         self.points = 0
 
     def __call__(self, x: _Array) -> _Array:
-        """Returns the values at `x`. Sizes are padded, since JAX compiles for each new one."""
+        """Returns the values at `x`, padded to few sizes: JAX compiles for each new size."""
         size = 1024
         while size < x.size:
             size *= 4
@@ -128,7 +128,7 @@ class _Function:
         return self._output(x)
 
     def finite(self, x: _Array, values: _Array) -> _Array:
-        """Returns the values, or refuses where they, or their squares, are not finite."""
+        """Returns the values, or raises an error if they, or their squares, are not finite."""
         wrong = x[~np.isfinite(values * values)]
         if wrong.size:
             nearest = round(float(wrong[np.abs(wrong).argmin()]), 3) + 0.0
@@ -136,10 +136,13 @@ class _Function:
         return values
 
     def check_elementwise(self, x: _Array, alone: _Array, order: Any, among: _Array) -> None:
-        """Refuses a function whose values depend on other elements, or on chance.
+        """Refuses a function whose values depend on the other elements, or are random.
 
-        `alone` are the values at the points `x`, in a call of their own; `among` those in another
-        `order` of the points, in a call with many other points.
+        Args:
+            x: Points without symmetry.
+            alone: The values there, from a separate call.
+            order: A permutation of the points.
+            among: The values in that order, from a call with many other points.
         """
         typical = math.sqrt(float(np.average(alone * alone, weights=np.exp(-0.5 * x * x))))
         close = 1e-5 * (np.abs(alone) + typical)
@@ -168,17 +171,17 @@ class _Rule(NamedTuple):
 
 @cache
 def _lobatto() -> _Rule:
-    """Returns the Legendre-Gauss-Lobatto rule: its end nodes feel a kink close to an edge.
+    """Returns the Legendre-Gauss-Lobatto rule, whose end nodes detect a kink close to an edge.
 
-    By Newton's method, without eigenvalues, whose type differs between versions of NumPy.
+    Newton's method replaces eigenvalues, whose type differs between versions of NumPy.
     """
     rows, degree = np.eye(_NODES), _NODES - 1
     nodes = -np.cos(np.pi * np.arange(_NODES) / degree)
-    for _ in range(8):  # the sixth step changes nothing more
+    for _ in range(8):  # converged after five
         last, highest = (legendre.legval(nodes, row) for row in rows[-2:])
         nodes -= (nodes - last / highest) / _NODES
     weights = 2.0 / (degree * _NODES * highest**2)
-    norms = np.append(np.arange(degree) + 0.5, degree / 2.0)  # the rule's sum of P² in the last
+    norms = np.append(np.arange(degree) + 0.5, degree / 2.0)  # the last is the rule's own sum of P²
     coefficients = legendre.legvander(nodes, degree) * weights[:, None] * norms
     slopes: _Array = np.array([legendre.legval(nodes, legendre.legder(row)) for row in rows])
     return _Rule(nodes, weights, coefficients, slopes)
@@ -186,7 +189,7 @@ def _lobatto() -> _Rule:
 
 @dataclass(frozen=True)
 class _Panels:
-    """Panels, and the slopes near them; one entry for each panel.
+    """Panels, one entry each, with figures about the slopes around them.
 
     Attributes:
         left: Left edges, shape (panels,).
@@ -195,8 +198,8 @@ class _Panels:
         weights: Their weights, times the normal density.
         values: The function there.
         coefficients: Legendre coefficients of the interpolants; the first is not used.
-        typical: Second largest slope of siblings: the factor on a rounding of the argument.
-        steepest: Largest rms slope of a resolved sibling: what an unresolved panel may hide.
+        typical: Second largest slope of siblings: the factor on a rounding error of the argument.
+        steepest: Largest rms slope of a resolved sibling, assumed for an unresolved panel.
     """
 
     left: _Array
@@ -214,7 +217,7 @@ class _Panels:
     ) -> "_Panels":
         coefficients = (values - values[:, :1]) @ _lobatto().coefficients
         slopes = 2.0 * np.abs(coefficients[:, 1]) / (x[:, -1] - x[:, 0])
-        slopes = np.sort(slopes.reshape(-1, siblings), axis=1)  # a jump makes one of them large
+        slopes = np.sort(slopes.reshape(-1, siblings), axis=1)  # at a jump, one of them is large
         typical = np.repeat(slopes[:, -min(2, siblings)], siblings)
         density = np.exp(-0.5 * x * x) / math.sqrt(2.0 * math.pi)
         weights = ((right - left) / 2.0)[:, None] * _lobatto().weights * density
@@ -239,13 +242,13 @@ class _Panels:
 
     @property
     def tail(self) -> _Array:
-        """The largest of the three highest coefficients: not 0 where there is a kink or jump."""
+        """The largest of the three highest coefficients: no kink or jump makes all of them 0."""
         largest: _Array = np.abs(self.coefficients[:, -3:]).max(axis=1)
         return largest
 
 
 def _nodes(left: _Array, right: _Array, noise: float) -> _Array:
-    """Returns the nodes, just inside the panel: a jump at its edge is outside."""
+    """Returns the nodes, slightly inside the panel, to exclude a jump at its edge."""
     inset = 2.0 * noise * np.maximum(np.abs(left), np.abs(right))
     half = (right - left) / 2.0 - inset
     return (left + right)[:, None] / 2.0 + half[:, None] * _lobatto().nodes
@@ -260,8 +263,8 @@ def _grid(noise: float) -> tuple[_Array, _Array, _Array]:
 
 
 def _first_panels(function: _Function) -> _Panels:
-    """Returns the panels of the whole axis, without the far ends where the function overflows."""
-    # Both signs and all sizes, with other mean, median and size than the nodes; then permuted.
+    """Returns the panels of the whole axis, without far ends on which the function overflows."""
+    # Both signs and all sizes, with another mean, median and size than the nodes; then permuted.
     sample = np.concatenate([-np.geomspace(1e-4, 4.0, 256), np.geomspace(1e-3, 5.0, 768)])
     shuffled = np.arange(1024) * 389 % 1024
     alone = function(sample)
@@ -278,28 +281,28 @@ def _first_panels(function: _Function) -> _Panels:
 
 
 class _Fit(NamedTuple):
-    """Integrals of the interpolants: the three moments, probability, and error of the gradient."""
+    """Per panel: parts of the three moments, probability, and possible error of the gradient."""
 
     sums: _Array
     mass: _Array
-    doubt: _Array
+    gradient_error: _Array
 
 
 class _Integral:
-    """The moments so far, the panels still unresolved, and how wrong the sums may be."""
+    """The moments so far, the unresolved panels, and bounds of the errors of the sums."""
 
     def __init__(self, function: _Function, panels: _Panels) -> None:
         self.function = function
         self.noise = function.noise
         self.totals = np.zeros(3)
-        self.risk = np.zeros(2)
+        self.error_bounds = np.zeros(2)
         self.probed = False
         self.rms = math.sqrt(float((panels.weights * panels.values**2).sum()))
         self.check_size(panels)
         self.pending = self.judge(panels)
 
     def check_size(self, panels: _Panels) -> None:
-        """Refuses moments that are zero, infinite, or still growing at the ends of the axis."""
+        """Refuses moments that are zero, infinite, or not converged at the ends of the axis."""
         if self.rms == 0.0:
             raise self.function.error("a function that is not zero", "It has E[f(z)²] = 0.")
         sums = self.fit(panels).sums[:, :2]
@@ -309,12 +312,12 @@ class _Integral:
             raise self.function.error("a function with finite moments", growth)
 
     def scale(self, panels: _Panels) -> _Array:
-        """Returns the size of the numbers whose rounding the values carry."""
+        """Returns the size of the numbers that determine the rounding errors of the values."""
         size: _Array = np.abs(panels.values).max(axis=1)
         return self.rms + size + panels.reach * panels.typical
 
     def fit(self, panels: _Panels) -> _Fit:
-        """Returns the interpolants' integrals; coefficients that rounding explains are dropped."""
+        """Returns the interpolants' integrals, without coefficients that may be rounding errors."""
         half, weights, values = panels.half, panels.weights, panels.values
         noise = self.noise * self.scale(panels)
         known = np.abs(panels.coefficients) > 2.0 * noise[:, None]
@@ -324,13 +327,15 @@ class _Integral:
         sums = np.stack([(weights * product).sum(axis=1) for product in products], axis=1)
         mass = weights.sum(axis=1)
         # A coefficient has variance noise²·(2k+1)/12, and P_k² a mean squared slope of k(k+1)/2.
-        heard = noise**2 * (1.0 + known.sum(axis=1) ** 4 / 48.0) * panels.coefficients.any(axis=1)
-        missed = np.where(panels.tail > 2.0 * noise, 10.0 * panels.tail, 0.0) ** 2
-        doubt = mass * (heard + missed) / half**2
-        return _Fit(sums, mass, doubt)
+        from_rounding = (
+            noise**2 * (1.0 + known.sum(axis=1) ** 4 / 48.0) * panels.coefficients.any(axis=1)
+        )
+        from_truncation = np.where(panels.tail > 2.0 * noise, 10.0 * panels.tail, 0.0) ** 2
+        error = mass * (from_rounding + from_truncation) / half**2
+        return _Fit(sums, mass, error)
 
     def judge(self, panels: _Panels, siblings: int = 1) -> _Panels:
-        """Adds panels that are resolved or negligible. Returns the other panels."""
+        """Adds the panels that are resolved or negligible, and returns the others."""
         fit = self.fit(panels)
         resolved = panels.tail <= 6.0 * self.noise * self.scale(panels)
         self.add(fit, resolved)
@@ -346,16 +351,16 @@ class _Integral:
         narrow = 2.0 * panels.half <= max(1e-11, 128.0 * self.noise) * np.maximum(panels.reach, 1.0)
         self.totals[0] += fit.sums[open_ & (far | narrow), 0].sum()
         hidden = open_ & narrow & ~far
-        self.risk[0] += (fit.mass * np.ptp(panels.values**2, axis=1))[hidden].sum()
-        self.risk[1] += (fit.mass * panels.steepest**2)[hidden].sum()
+        self.error_bounds[0] += (fit.mass * np.ptp(panels.values**2, axis=1))[hidden].sum()
+        self.error_bounds[1] += (fit.mass * panels.steepest**2)[hidden].sum()
         return panels[open_ & ~far & ~narrow]
 
     def add(self, fit: _Fit, chosen: _Mask) -> None:
         self.totals += fit.sums[chosen].sum(axis=0)
-        self.risk[1] += fit.doubt[chosen].sum()
+        self.error_bounds[1] += fit.gradient_error[chosen].sum()
 
     def refine(self) -> None:
-        """Cuts the pending panels; if they are many, first a few, to tell noise from structure."""
+        """Divides the pending panels; if they are many, first a few, to detect rounding noise."""
         chosen = np.ones(self.pending.left.size, dtype=bool)
         if not self.probed and chosen.size > 4 * _FEW:
             chosen = np.arange(chosen.size) % (chosen.size // _FEW) == 0
@@ -366,7 +371,7 @@ class _Integral:
         relative = parents.tail / self.scale(parents)
         noisy = np.median(children.tail.reshape(-1, parts), axis=1) >= 0.1 * parents.tail
         noisy &= relative <= _MOST_NOISE
-        if noisy.any():  # smaller panels have no smaller tails
+        if noisy.any():  # dividing does not shrink the tails
             self.noise = max(self.noise, float(relative[noisy].max()) / 3.0)
             self.add(self.fit(parents), noisy)
         self.pending = self.judge(children[np.repeat(~noisy, parts)], parts)
@@ -383,15 +388,15 @@ class _Integral:
 
     @property
     def tolerance(self) -> float:
-        """The relative accuracy aimed at."""
+        """The target of the relative accuracy."""
         return min(max(1e-8, 1e4 * self.noise), 1e-4)
 
     def result(self) -> Moments:
-        """Returns the moments; those of the slopes are nan if they may be off by too much."""
+        """Returns the moments; those of the slopes are nan if their errors may be too large."""
         signal, gradient, depth = (float(total) for total in self.totals)
-        promised = max(1e-7, self.tolerance)  # the risk is a bound, well above most errors
-        if self.risk[0] > promised * signal:
+        promised = max(1e-7, self.tolerance)  # the bounds are far above most errors
+        if self.error_bounds[0] > promised * signal:
             raise self.function.unresolved("is singular")
-        if self.risk[1] > promised * gradient:
+        if self.error_bounds[1] > promised * gradient:
             gradient = depth = math.nan
         return Moments(signal, gradient, depth)

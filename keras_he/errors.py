@@ -1,7 +1,7 @@
-"""Every error that keras_he raises, for `except`, and the one form that their messages have.
+"""Every error that keras_he raises, and the form of their messages.
 
-Every error that a caller can cause derives from `KerasHeError`, so that one `except` catches them
-all, and from the built-in that a Keras user expects there (`ValueError`).
+Each derives from `KerasHeError`, so one `except` catches all of them, and from the built-in error
+that a Keras user expects (`ValueError`).
 """
 
 import reprlib
@@ -26,14 +26,14 @@ def __dir__() -> list[str]:
 
 
 class _ShortRepr(reprlib.Repr):
-    """The representation of any value in few words; Python does not print very long integers."""
+    """A short representation of any value; Python refuses to print very long integers."""
 
     def __init__(self) -> None:
         super().__init__()
         self.maxstring = self.maxother = 80
 
     def repr_int(self, x: int, level: int) -> str:
-        """Returns a number, or how long it is."""
+        """Returns the number, or its length."""
         return repr(x) if x.bit_length() <= 256 else f"<int of {x.bit_length()} bits>"
 
 
@@ -41,40 +41,40 @@ _repr = _ShortRepr()
 
 
 class KerasHeError(Exception):
-    """Base of all errors that keras_he raises on purpose."""
+    """The base class of all errors that keras_he raises."""
 
 
 class InvalidArgument(KerasHeError, ValueError):
-    """An argument, a shape or a config that keras_he refuses before anything is drawn."""
+    """An argument, a shape or a config is not valid; raised before anything is drawn."""
 
 
 class NotPortable(KerasHeError, ValueError):
-    """A model's config still names keras_he."""
+    """The config of a model still names keras_he."""
 
 
 class NotLoaded(KerasHeError, ValueError):
-    """Variables that were made inside `skip_init` and got no value there."""
+    """Variables were created inside `skip_init`, and no value was loaded into them."""
 
 
 class NotMeasurable(KerasHeError, ValueError):
-    """A layer's output is no numbers, or zero everywhere, or not linear in its kernel."""
+    """A layer's output is not finite, is zero everywhere, or is not linear in its kernel."""
 
 
 class NotEager(KerasHeError, ValueError):
-    """A layer was given a symbolic value, so that nothing could be measured there."""
+    """A layer got a symbolic value, so its output could not be measured."""
 
 
 class ReportProblem(KerasHeError, ValueError):
-    """A kernel was not set, or a second moment lies outside of the band."""
+    """A report has findings, a kernel that was not set, or a second moment outside the band."""
 
 
 def invalid(argument: str, accepted: str, received: object, hint: str = "") -> InvalidArgument:
-    """Returns the error for an argument: what is accepted, what came, and what to write instead.
+    """Returns the error for an argument: accepted and received values, and what to write instead.
 
     Args:
         argument: Name of the argument.
-        accepted: What it must be, to follow "must be".
-        received: The value that came. Its representation is shortened.
+        accepted: The accepted values, to follow "must be".
+        received: The received value. Its representation is shortened.
         hint: A sentence that says what to write instead.
     """
     message = f"`{argument}` must be {accepted}. Received: {argument}={_repr.repr(received)}"
@@ -82,7 +82,7 @@ def invalid(argument: str, accepted: str, received: object, hint: str = "") -> I
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """Returns `Did you mean "…"?` for the nearest known name, or nothing where none is near."""
+    """Returns `Did you mean "…"?` with the nearest known name, or an empty text if none is near."""
     if not isinstance(name, str) or len(name) > _LONGEST_NAME:
         return ""
     near = get_close_matches(name.lower(), list(known), n=1)

@@ -82,7 +82,12 @@ class Kaiming(keras.initializers.VarianceScaling):
         """
         mode = checked_mode(mode)
         self.kernel_geometry = geometries.make_geometry(
-            geometry, strides, groups, gates, input_axes, output_axes
+            geometry=geometry,
+            strides=strides,
+            groups=groups,
+            gates=gates,
+            input_axes=input_axes,
+            output_axes=output_axes,
         )
         seed = _checked_seed(seed)
         self.activation: str | None = None

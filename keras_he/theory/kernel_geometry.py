@@ -1,12 +1,12 @@
-"""How a kernel is used, and the fans that follow: a shape and its geometry give `Fans`.
+"""Shape and geometry of a kernel → fans. The geometry says how a layer uses the kernel.
 
-A kernel is a stack of matrices, each from inputs to outputs: one for a dense kernel or a
-convolution, one per channel (depthwise), per group, or per gate. `matrix_axes` returns these
-matrices, which the orthogonal law draws; `fans` counts connections.
+A kernel is a stack of matrices from inputs to outputs: one for a dense kernel or a convolution, one
+per channel (depthwise), per group, or per gate. `matrix_axes` returns this view, for the orthogonal
+law; `fans` counts connections.
 
-A shape alone does not tell how a kernel is used: `(3, 3, 64, 1)` is a convolution to one channel,
-or a depthwise kernel. Nothing is guessed: `geometry=None` is a dense kernel (two axes) or a
-convolution (three or more), as in Keras.
+The shape does not determine the geometry: `(3, 3, 64, 1)` is a convolution to one channel, or a
+depthwise kernel. It is not guessed: `geometry=None` is a dense kernel (two axes) or a convolution
+(three or more), as in Keras.
 """
 
 import math
@@ -22,7 +22,7 @@ from keras_he.errors import did_you_mean, invalid
 GeometryKind = Literal["depthwise", "transpose"]
 GEOMETRIES: tuple[str, ...] = get_args(GeometryKind)
 
-# The arguments of `fans` and their defaults. They never change: files rely on them.
+# The arguments of `fans` with their defaults. Frozen: saved files omit defaults.
 DEFAULTS: dict[str, Any] = {
     "geometry": None,
     "strides": 1,
@@ -32,21 +32,21 @@ DEFAULTS: dict[str, Any] = {
     "output_axes": None,
 }
 
-_LARGEST = 2**63 - 1  # NumPy's, for a size
+_LARGEST = 2**63 - 1  # the largest size in NumPy
 
 
 class Fans(NamedTuple):
-    """Connections into one output unit and out of one input unit; means, where units differ."""
+    """Inputs of one output unit, and outputs of one input unit; means if units differ."""
 
     fan_in: float
     fan_out: float
 
 
 class Geometry(NamedTuple):
-    """How a kernel is used; checked, except for what depends on the shape."""
+    """How a layer uses a kernel; checked, except against the shape."""
 
     kind: str | None = None
-    strides: tuple[int, ...] = (1,)  # one number stands for every spatial axis
+    strides: tuple[int, ...] = (1,)  # one number is for every spatial axis
     groups: int = 1
     gates: int = 1
     input_axes: tuple[int, ...] | None = None
@@ -68,8 +68,8 @@ class Geometry(NamedTuple):
 class Matrices(NamedTuple):
     """A kernel as a stack of matrices.
 
-    `split` is the kernel's shape with each divided axis in two; `stack`, `rows` (inputs) and
-    `columns` (outputs) are axes of `split`, together all of them.
+    `split` is the kernel's shape, with the axis of groups or gates split in two. `stack`, `rows`
+    (inputs) and `columns` (outputs) are the axes of `split`.
     """
 
     split: tuple[int, ...]
@@ -105,14 +105,13 @@ def fans(
         geometry: `None` for a dense kernel or a convolution, `"depthwise"` or `"transpose"`.
         strides: Strides of the layer, at least 1: one number, or one per spatial axis.
         groups: Number of groups of a convolution; divides its last axis.
-        gates: Number of gates that lie side by side in the last axis of a recurrent kernel: 4 for
-            an LSTM, 3 for a GRU.
-        input_axes: Axes of the kernel that are summed over, instead of the arguments above.
-        output_axes: Axes of the kernel that are new in the output. Axes in neither are shared, such
-            as the batch axes of an einsum.
+        gates: Number of gates in the last axis of a recurrent kernel: 4 for an LSTM, 3 for a GRU.
+        input_axes: Axes of the kernel that are summed over. They replace the arguments above.
+        output_axes: Axes of the kernel that are new in the output. Other axes are shared, such as
+            the batch axes of an einsum.
 
     Returns:
-        `Fans(fan_in, fan_out)`, floats: with strides they are means over positions.
+        `Fans(fan_in, fan_out)`, floats, because with strides they are means over positions.
 
     Raises:
         InvalidArgument: If the shape does not fit the geometry, or an argument is out of range.
@@ -129,11 +128,19 @@ def fans(
     """
     return geometry_fans(
         checked_shape(shape),
-        make_geometry(geometry, strides, groups, gates, input_axes, output_axes),
+        make_geometry(
+            geometry=geometry,
+            strides=strides,
+            groups=groups,
+            gates=gates,
+            input_axes=input_axes,
+            output_axes=output_axes,
+        ),
     )
 
 
 def make_geometry(
+    *,
     geometry: str | None,
     strides: int | Sequence[int],
     groups: int,
@@ -141,7 +148,7 @@ def make_geometry(
     input_axes: Sequence[int] | None,
     output_axes: Sequence[int] | None,
 ) -> Geometry:
-    """Returns the arguments as a `Geometry`, or raises the error that names the wrong one."""
+    """Returns the arguments of `fans` as a `Geometry`, or raises an error."""
     if geometry is not None and not (isinstance(geometry, str) and geometry in GEOMETRIES):
         raise invalid(
             "geometry",
@@ -191,16 +198,16 @@ def geometry_fans(shape: tuple[int, ...], geometry: Geometry) -> Fans:
     spatial = len(shape) - 2
     area = math.prod(shape[:spatial])
     steps = math.prod(_strides(geometry, spatial))
-    if geometry.kind == "transpose":  # an output position meets every s-th tap of the kernel
+    if geometry.kind == "transpose":  # an output position uses every s-th position of the kernel
         return Fans(area * fan_in / steps, fan_out)
     return Fans(fan_in, area * fan_out / steps)
 
 
 def matrix_axes(shape: Sequence[int], geometry: Geometry) -> Matrices:
-    """Returns the kernel as a stack of matrices, from inputs to outputs.
+    """Returns the kernel as a stack of matrices from inputs to outputs.
 
-    The spatial axes of a convolution are rows, because an output unit sums over them; those of a
-    transposed convolution are columns.
+    The spatial axes of a convolution belong to the rows, because an output unit sums over them;
+    those of a transposed convolution belong to the columns.
     """
     sizes = checked_shape(shape)
     rank = len(sizes)
@@ -222,7 +229,7 @@ def matrix_axes(shape: Sequence[int], geometry: Geometry) -> Matrices:
             f"a divisor of the kernel's last axis, {sizes[-1]}",
             geometry.groups if geometry.groups > 1 else geometry.gates,
         )
-    # Gates and groups lie side by side along the last axis, which becomes (blocks, size).
+    # The last axis holds the gates or groups one after another: it becomes (blocks, size).
     split = (*sizes[:-1], blocks, sizes[-1] // blocks)
     return Matrices(split, stack=(last,), rows=(*spatial, first), columns=(last + 1,))
 
@@ -239,7 +246,7 @@ def checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def integer(value: Any) -> int:
-    """Returns an integer of any type; raises `TypeError` for everything else, also for a bool."""
+    """Returns an integer of any type, and raises `TypeError` for everything else, also for bool."""
     if isinstance(value, (bool, np.bool_)):
         raise TypeError
     return operator.index(value)

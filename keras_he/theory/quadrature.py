@@ -138,11 +138,8 @@ class _Function:
     def check_elementwise(self, x: _Array, alone: _Array, order: Any, among: _Array) -> None:
         """Refuses a function whose values depend on the other elements, or are random.
 
-        Args:
-            x: Points without symmetry.
-            alone: The values there, from a separate call.
-            order: A permutation of the points.
-            among: The values in that order, from a call with many other points.
+        `alone` are the values at `x` from a separate call; `among` are those in another order, from
+        a call with many other points.
         """
         typical = math.sqrt(float(np.average(alone * alone, weights=np.exp(-0.5 * x * x))))
         close = 1e-5 * (np.abs(alone) + typical)
@@ -192,8 +189,7 @@ class _Panels:
     """Panels, one entry each, with figures about the slopes around them.
 
     Attributes:
-        left: Left edges, shape (panels,).
-        right: Right edges.
+        left, right: Edges, shape (panels,).
         x: Nodes, shape (panels, nodes).
         weights: Their weights, times the normal density.
         values: The function there.
@@ -213,7 +209,7 @@ class _Panels:
 
     @classmethod
     def of(
-        cls, left: _Array, right: _Array, x: _Array, values: _Array, siblings: int = 1
+        cls, left: _Array, right: _Array, x: _Array, values: _Array, *, siblings: int = 1
     ) -> "_Panels":
         coefficients = (values - values[:, :1]) @ _lobatto().coefficients
         slopes = 2.0 * np.abs(coefficients[:, 1]) / (x[:, -1] - x[:, 0])
@@ -277,7 +273,8 @@ def _first_panels(function: _Function) -> _Panels:
         function.finite(x, values)
     function.finite(sample, alone)
     function.check_elementwise(sample, alone, shuffled, among)
-    return _Panels.of(left, right, x, values)[np.maximum(np.abs(left), np.abs(right)) <= end]
+    panels = _Panels.of(left, right, x, values)
+    return panels[panels.reach <= end]
 
 
 class _Fit(NamedTuple):
@@ -383,7 +380,7 @@ class _Integral:
         left, right = edges[:, :-1].ravel(), edges[:, 1:].ravel()
         x = _nodes(left, right, self.function.noise)
         values = self.function.finite(x, self.function(x))
-        children = _Panels.of(left, right, x, values, parts)
+        children = _Panels.of(left, right, x, values, siblings=parts)
         return replace(children, steepest=np.repeat(parents.steepest, parts))
 
     @property

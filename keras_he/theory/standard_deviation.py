@@ -1,4 +1,4 @@
-"""The standard deviation of a kernel: gain, fans and mode become one number."""
+"""The standard deviation of a kernel, from gain, fans and mode."""
 
 import math
 from typing import Literal, get_args

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 from typing import get_args
 
 import pytest
@@ -208,7 +209,7 @@ def test_without_a_built_in_of_keras_it_is_not_portable_and_the_error_says_what_
 def test_the_command_line_knows_it(package, found):
     assert package.run(command=["names", "he_tanh_signs"]).split() == ["he_tanh_signs"]
     printed = package.run(command=["init", "model.keras", "out.keras", "--law", "signs"])
-    assert "4 of 4 kernels set: signs" in printed
+    assert re.search(r"4 of 4 kernels .*\bsigns\b", printed)
 
 
 UNKNOWN = {

@@ -106,10 +106,7 @@ class SignalLogger(keras.callbacks.Callback):
             logs.update(self._figures)
 
     def _audit(self) -> None:
-        # On JAX, Keras updates the variables at the end of an epoch only.
-        synchronize = getattr(self.model, "jax_state_sync", None)
-        if callable(synchronize) and self._steps:
-            synchronize()
+        # `self.model` also updates the variables, which Keras leaves behind on JAX within an epoch.
         report = audit(self.model, self._data, loss=self._loss, backward=self._backward)
         self.reports[self._steps] = report
         self._figures = figures(report, self._kernels)

@@ -163,9 +163,9 @@ def _check_backward(options: argparse.Namespace) -> None:
     """Says which option is missing if the backend computes no gradients."""
     import keras
 
-    from keras_he.backend.tensors import has_gradients
+    from keras_he.backend.framework import framework
 
-    if not (options.no_backward or has_gradients()):
+    if not (options.no_backward or framework.takes_gradients):
         name = keras.backend.backend()
         raise Refusal(f"the {name} backend takes no gradients: add --no-backward")
 

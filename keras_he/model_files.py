@@ -5,7 +5,6 @@ another program each get an error that says what the file is and what to give in
 imported only for a file that holds a model.
 """
 
-import json
 import os
 import re
 import sys
@@ -13,6 +12,14 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from keras_he.backend.keras_private import (
+    is_about_code,
+    is_about_unknown_classes,
+    is_model_archive,
+    is_model_hdf5,
+    keras_version,
+    without_arguments,
+)
 from keras_he.errors import KerasHeError
 
 _ARCHIVE = (".keras",)
@@ -98,7 +105,7 @@ def _archive_problem(path: Path) -> str:
             held = set(archive.namelist())
     except Exception as error:  # a damaged file may raise anything
         return f"is a damaged zip archive: {error}"
-    if "config.json" not in held:
+    if not is_model_archive(held):
         if any(name.endswith("data.pkl") for name in held):
             return _BY_SUFFIX[".pt"]
         if held and all(name.endswith(".npy") for name in held):
@@ -112,7 +119,7 @@ def _hdf5_problem(path: Path) -> str:
 
     try:
         with h5py.File(path) as file:
-            is_whole = "model_config" in file.attrs
+            is_whole = is_model_hdf5(file.attrs)
     except Exception as error:  # a damaged file may raise anything
         return f"is a damaged HDF5 file: {error}"
     if not is_whole:
@@ -186,7 +193,7 @@ def writable(name: str, *, model: bool = False) -> Path:
 
 def last_words(error: Exception) -> str:
     """Returns the end of a message, which has the reason, without arguments and colours."""
-    text = re.sub(r"\x1b\[\d*m", "", str(error)).partition("Arguments received by")[0]
+    text = without_arguments(re.sub(r"\x1b\[\d*m", "", str(error)))
     words = " ".join(text.split()) or type(error).__name__
     return words if len(words) <= 300 else f"{words[:140]} … {words[-150:]}"
 
@@ -194,13 +201,13 @@ def last_words(error: Exception) -> str:
 def _why(path: Path, error: Exception, installed: str) -> str:
     """Returns why a file does not load, and what to do."""
     text = str(error)
-    if "lambda" in text.lower() and "safe" in text.lower():
+    if is_about_code(text):
         return (
             f"{path} holds a Lambda layer, and code from files is not executed. If you trust the "
             "file, load it in Python with keras.models.load_model(…, safe_mode=False), and call "
             "keras_he there"
         )
-    version = _version(path)
+    version = keras_version(path)
     if version and _numbers(version) > _numbers(installed):
         return (
             f"{path} was written by Keras {version}, and Keras {installed} is installed. "
@@ -211,26 +218,12 @@ def _why(path: Path, error: Exception, installed: str) -> str:
             f"{path} was written by Keras {version}, and Keras {installed} cannot read it. Rebuild "
             f"the model in Keras 3 and save it. Keras says: {last_words(error)}"
         )
-    if "custom" in text.lower() or "Could not locate" in text:
+    if is_about_unknown_classes(text):
         return (
             f"{path} holds classes that are not registered. Import the module that registers "
             f"them: --import MODULE. Keras says: {last_words(error)}"
         )
     return f"{path} cannot be loaded. Keras says: {last_words(error)}"
-
-
-def _version(path: Path) -> str | None:
-    """Returns the version of Keras that wrote a file, or `None` if the file does not say."""
-    try:
-        if path.suffix in _ARCHIVE:
-            with zipfile.ZipFile(path) as archive:
-                return str(json.loads(archive.read("metadata.json"))["keras_version"])
-        import h5py
-
-        with h5py.File(path) as file:
-            return str(file.attrs["keras_version"])
-    except Exception:  # a damaged file does not say
-        return None
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from keras_he.backend.keras_private import layers_inside
+from keras_he.backend.keras_private import argument_of, attributes, layers_inside
 from keras_he.errors import NotPortable
 from keras_he.initializers.kaiming import Kaiming
 from keras_he.initializers.names import names
@@ -75,7 +75,7 @@ def make_portable(model: keras.Model) -> tuple[Replacement, ...]:
     changes = [
         _change(layer, name, value, paths.get(id(layer), layer.name), found)
         for layer in layers_inside(model)
-        for name, value in vars(layer).items()
+        for name, value in attributes(layer).items()
     ]
     changes = [one for one in changes if one.made]
     try:
@@ -116,7 +116,7 @@ def _shares_ours(layer: Any, name: str, value: Any, found: list[ModelVariable]) 
 
     `initialize` does so: it measures a gain per kernel, and a config has one initializer.
     """
-    if not (isinstance(layer, ATTENTIONS) and name.lstrip("_") == "kernel_initializer"):
+    if not (isinstance(layer, ATTENTIONS) and argument_of(name) == "kernel_initializer"):
         return False
     made = _made(layer, name, value, found)
     return not _is_ours(value) and any(_is_ours(_initializer(slot)) for slot in made)
@@ -214,10 +214,10 @@ def _made(
     shared = [
         slot
         for slot in inside
-        if slot.shared_attribute and attribute.lstrip("_") == f"{slot.name}_initializer"
+        if slot.shared_attribute and argument_of(attribute) == f"{slot.name}_initializer"
     ]
-    # A custom layer may give its kernel any name.
-    held = [one for one in vars(layer).values() if isinstance(one, keras.initializers.Initializer)]
+    kept = attributes(layer).values()  # a custom layer may give its kernel any name
+    held = [one for one in kept if isinstance(one, keras.initializers.Initializer)]
     unnamed = [slot for slot in own if len(slot.variable.shape) > 1 and not _attribute(slot)]
     if not named and (len(held) == 1 or not (handed or shared)):
         named = unnamed

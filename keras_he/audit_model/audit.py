@@ -15,8 +15,9 @@ from keras_he.audit_model.kernel_facts import ObservedVariable, add_facts
 from keras_he.audit_model.observe import Observation
 from keras_he.audit_model.signal_checks import growths, symptoms
 from keras_he.audit_model.verdicts import Subject, checked_thresholds
+from keras_he.backend.framework import framework
 from keras_he.backend.keras_private import layers_inside
-from keras_he.backend.tensors import float_tensors, has_gradients, mean_square
+from keras_he.backend.tensors import float_tensors, mean_square
 from keras_he.errors import invalid
 from keras_he.layers.kinds import is_normalisation, is_random
 from keras_he.layers.variables import variables
@@ -87,7 +88,7 @@ def audit(
     check_model(model)
     if not isinstance(backward, bool):
         raise invalid("backward", "True or False", backward)
-    if backward and not has_gradients():
+    if backward and not framework.takes_gradients:
         raise invalid(
             "backward",
             f"False on the {keras.backend.backend()} backend, which takes no gradients",

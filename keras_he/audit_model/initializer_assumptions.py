@@ -4,12 +4,12 @@ Known are the initializers whose variance follows from fans, Keras' and our own,
 standard deviation stands in their arguments. Of any other nothing is claimed.
 """
 
-import inspect
 import math
 from typing import Any, NamedTuple
 
 import keras
 
+from keras_he.backend.keras_private import tells_axes
 from keras_he.errors import KerasHeError
 from keras_he.initializers.activation_argument import read_activation
 from keras_he.initializers.kaiming import Kaiming
@@ -89,7 +89,7 @@ def _ours(initializer: Any, attribute: str, shape: tuple[int, ...]) -> Claim:
 def _variance_scaling(initializer: Any, attribute: str, slot: ModelVariable) -> Claim:
     shape = slot.shape
     fans = keras_fans(shape)
-    if isinstance(slot.layer, keras.layers.EinsumDense) and slot.geometry and _knows_axes():
+    if isinstance(slot.layer, keras.layers.EinsumDense) and slot.geometry and tells_axes():
         fans = geometry_fans(shape, slot.geometry)
     axes = getattr(initializer, "input_axes", None), getattr(initializer, "output_axes", None)
     if axes[0] is not None and axes[1] is not None:
@@ -119,11 +119,6 @@ def keras_fans(shape: tuple[int, ...]) -> Fans:
         return Fans(size, size)
     field = math.prod(shape[:-2])
     return Fans(float(field * shape[-2]), float(field * shape[-1]))
-
-
-def _knows_axes() -> bool:
-    """Returns whether Keras gives the axes of einsum kernels to `VarianceScaling` (3.15)."""
-    return "input_axes" in inspect.signature(keras.initializers.VarianceScaling).parameters
 
 
 def _fixed_std(initializer: Any, shape: tuple[int, ...]) -> float | None:
@@ -162,7 +157,7 @@ def written(
     """
     mode = mode or claimed.mode
     suffix = LAWS[claimed.law].suffix + ("" if mode == "fan_in" else f"_{mode}")
-    geometry = _differences(slot, fits=fits or _knows_axes())
+    geometry = _differences(slot, fits=fits or tells_axes())
     kinds = dict(geometry)
     if kinds.get("geometry") == "depthwise" and mode == "fan_in":
         kinds.pop("strides", None)  # its fan-in knows none

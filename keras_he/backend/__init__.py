@@ -2,5 +2,5 @@
 
 Decides: how arrays become tensors, whether code is traced, gradients, shards.
 Must never know: gains, fans, layers' rules, models.
-Start reading: `tensors`.
+Start reading: `framework`, which chooses a class: of `generic`, `tensorflow`, `jax` or `torch`.
 """

@@ -3,6 +3,8 @@
 import os
 from typing import Any
 
+import keras
+
 _KERAS_2 = (
     "It is of Keras 2 ({package}), and keras_he needs Keras 3. Build it from `import keras`, in "
     "place of tf_keras, or of tf.keras under TF_USE_LEGACY_KERAS. If `import keras` gives no Keras "
@@ -27,7 +29,7 @@ def hint(value: Any) -> str:
         return "It is a class. Give an instance of it."
     if isinstance(value, (list, tuple)):
         return "Put the layers into a model first: `keras.Sequential([...])`."
-    if type(value).__name__ == "KerasTensor":
+    if isinstance(value, keras.KerasTensor):
         return "It is the output of a layer. Make a model first: `keras.Model(inputs, outputs)`."
     roots = {cls.__module__.partition(".")[0] for cls in type(value).__mro__}
     for root, name in _OTHERS.items():

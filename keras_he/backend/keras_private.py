@@ -1,29 +1,50 @@
-"""Names of Keras' own insides, for what Keras has no public way; no other module uses one.
+"""Everything that keras_he relies on and Keras does not promise; no other module does.
 
-| name | for | tried on Keras |
+A Keras version that changes something private is a change of this file alone. Each row has a test
+of its name in `tests/backend/test_keras_private.py`. "All" are the oldest supported Keras, the
+newest and the nightly one: 3.12.4, 3.15.1 and 3.16.0.dev2026102704.
+
+| name | what for | tried on Keras |
 |---|---|---|
-| `Layer._flatten_layers` | layers directly inside a layer | 3.12.4, 3.15.1, 3.16.0.dev20261027 |
-| `Layer._trainable_variables` | trainable weights, frozen ones too | the same |
-| `ALL_OBJECTS_DICT` | strings, where `keras.initializers.get` sees no others | 3.16.0.dev20261027 |
+| `Layer._flatten_layers` | the layers directly inside a layer | all |
+| `Layer._trainable_variables` | trainable weights, frozen ones included | all |
+| `vars(layer)` | the attributes that hold initializers, without properties | all |
+| `_kernel_initializer` | attributes of attention that keep an argument under another name | all |
+| `layer.call`, `layer.activation` | attributes of a layer that shadow those of its class | all |
+| `Model.operations` | operations of functional models that are no layers | all |
+| `keras.src.ops` | classes of operations, which are known by their names | all |
+| `keras.` | modules of Keras' own layers begin with it | all |
+| `ConvLSTMCell` | the cell of convolutional LSTMs, whose class is not exported | all |
+| `lora_` | the names of the weights that LoRA adds | all |
+| `Variable.__init__`, `Variable.assign` | which variable is initialized, or assigned | all |
+| `VarianceScaling(input_axes=)` | whether initializers are told the axes of einsum kernels | all |
+| `ALL_OBJECTS_DICT` | strings, where `keras.initializers.get` knows no custom ones | nightly |
+| `config.json`, `metadata.json` | the parts of a .keras file | all |
+| `model_config`, `keras_version` | the attributes of an .h5 file | all |
+| messages of `load_model` | why a file does not load | all |
+
+The command line looks at files before Keras is imported, so Keras is imported where it is used.
 """
 
 import inspect
-from collections.abc import Container
+import json
+import zipfile
+from collections.abc import Callable, Container, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-import keras
+_MISSING = object()
 
 
-def sublayers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+def sublayers(layer: Any) -> list[Any]:
     """Returns the layers directly inside `layer`, each once, in the order they were set."""
     return list(layer._flatten_layers(include_self=False, recursive=False))
 
 
-def layers_inside(
-    layer: keras.layers.Layer, closed: tuple[type, ...] = ()
-) -> list[keras.layers.Layer]:
+def layers_inside(layer: Any, closed: tuple[type, ...] = ()) -> list[Any]:
     """Returns a layer and all layers inside it, each once, but nothing inside `closed` types."""
-    found: dict[int, keras.layers.Layer] = {}
+    found: dict[int, Any] = {}
     waiting = [layer]
     while waiting:
         one = waiting.pop()
@@ -36,25 +57,158 @@ def layers_inside(
 
 def holds(layer: Any, found: Container[int]) -> bool:
     """Returns whether a layer, or one inside it, has its identity in `found`; operations do not."""
+    import keras
+
     if not isinstance(layer, keras.layers.Layer):
         return False
     return any(id(inner) in found for inner in layers_inside(layer))
 
 
-def own_variables(layer: keras.layers.Layer) -> list[Any]:
+def own_variables(layer: Any) -> list[Any]:
     """Returns the variables that `layer` alone holds, the states of seed generators included."""
     inner = {id(variable) for child in sublayers(layer) for variable in child.variables}
     return [variable for variable in layer.variables if id(variable) not in inner]
 
 
-def own_trainable_weights(layer: keras.layers.Layer) -> list[Any]:
+def own_trainable_weights(layer: Any) -> list[Any]:
     """Returns the trainable weights that `layer` alone holds, frozen ones included."""
     inner = {id(weight) for child in sublayers(layer) for weight in child.weights}
     return [weight for weight in layer._trainable_variables if id(weight) not in inner]
 
 
+def is_lora(weight: Any) -> bool:
+    """Returns whether a weight is one of the pair that LoRA adds to a kernel."""
+    return bool(weight.name.startswith("lora_"))
+
+
+def attributes(layer: Any) -> dict[str, Any]:
+    """Returns what a layer holds by attribute, without what its properties return."""
+    held: dict[str, Any] = vars(layer)
+    return held
+
+
+def argument_of(attribute: str) -> str:
+    """Returns the argument of a layer that an attribute keeps."""
+    return attribute.lstrip("_")
+
+
+@contextmanager
+def shadowed(hooks: Iterable[tuple[Any, str, Callable[..., Any]]]) -> Iterator[None]:
+    """Shadows attributes of layers, past Keras' tracking of them, and takes the shadows away.
+
+    Args:
+        hooks: Layers or operations, names of attributes, and what shadows them.
+    """
+    saved = []
+    try:
+        for one, name, hook in list(hooks):
+            held = vars(one)
+            saved.append((held, name, held.get(name, _MISSING)))
+            held[name] = hook
+        yield
+    finally:
+        for held, name, value in reversed(saved):
+            if value is _MISSING:
+                del held[name]
+            else:
+                held[name] = value
+
+
+def operations(model: Any) -> list[Any]:
+    """Returns the layers and operations of a functional model, and nothing of other models."""
+    return list(getattr(model, "operations", ()))
+
+
+def operation_name(operation: Any) -> str:
+    """Returns the name of what is no layer in a functional model, such as "expanddims"."""
+    import keras
+
+    is_layer = isinstance(operation, keras.layers.Layer)
+    return "" if is_layer else type(operation).__name__.lower()
+
+
+def is_of_keras(layer: Any) -> bool:
+    """Returns whether the class of a layer or an operation is one of Keras, not of a package."""
+    return type(layer).__module__.startswith("keras.")
+
+
+def is_convolutional_lstm_cell(layer: Any) -> bool:
+    """Returns whether a layer is the cell of a ConvLSTM, or one that is made like it."""
+    return hasattr(layer, "unit_forget_bias") and hasattr(layer, "recurrent_initializer")
+
+
+def wrap_variables(**wrappers: Callable[[Callable[..., Any]], Any]) -> Callable[[], None]:
+    """Wraps methods of `keras.Variable`, and returns the function that takes the wrappers away.
+
+    Args:
+        wrappers: From the name of a method to the function from the method to its wrapper.
+    """
+    import keras
+
+    own = {name: vars(keras.Variable).get(name, _MISSING) for name in wrappers}
+    for name, wrapper in wrappers.items():
+        setattr(keras.Variable, name, wrapper(getattr(keras.Variable, name)))
+
+    def unwrap() -> None:
+        for name, method in own.items():
+            if method is _MISSING:  # it is inherited
+                delattr(keras.Variable, name)
+            else:
+                setattr(keras.Variable, name, method)
+
+    return unwrap
+
+
+def tells_axes() -> bool:
+    """Returns whether Keras tells initializers the axes of einsum kernels, as from 3.15 on."""
+    import keras
+
+    return "input_axes" in inspect.signature(keras.initializers.VarianceScaling).parameters
+
+
 def built_in_initializers() -> dict[str, Any] | None:
     """Returns the table in which `keras.initializers.get` looks strings up, `None` without one."""
+    import keras
+
     function = inspect.unwrap(keras.initializers.get)
     table = getattr(function, "__globals__", {}).get("ALL_OBJECTS_DICT")
     return table if isinstance(table, dict) else None
+
+
+def is_model_archive(names: Container[str]) -> bool:
+    """Returns whether the parts of a zip archive are those of a .keras file."""
+    return "config.json" in names
+
+
+def is_model_hdf5(attributes: Container[str]) -> bool:
+    """Returns whether the attributes of an HDF5 file are those of a whole model."""
+    return "model_config" in attributes
+
+
+def keras_version(path: Path) -> str | None:
+    """Returns the version of Keras that wrote the file of a model, `None` if it does not say."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                return str(json.loads(archive.read("metadata.json"))["keras_version"])
+        import h5py
+
+        with h5py.File(path) as file:
+            return str(file.attrs["keras_version"])
+    except Exception:  # whatever is wrong with it, it does not say
+        return None
+
+
+def is_about_code(message: str) -> bool:
+    """Returns whether a file does not load because a Lambda layer in it holds code."""
+    return "lambda" in message.lower() and "safe" in message.lower()
+
+
+def is_about_unknown_classes(message: str) -> bool:
+    """Returns whether a file does not load because classes in it are not known."""
+    return "custom" in message.lower() or "Could not locate" in message
+
+
+def without_arguments(message: str) -> str:
+    """Returns the message of an error of a layer without the arguments of its call."""
+    return message.partition("Arguments received by")[0]

@@ -15,11 +15,11 @@ from typing import Any
 
 import keras
 
-from keras_he.backend.keras_private import layers_inside, own_trainable_weights
+from keras_he.backend.keras_private import is_of_keras, layers_inside, own_trainable_weights
 from keras_he.backend.tensors import mean_square, number
 from keras_he.errors import NotMeasurable
 from keras_he.initialize_model.planned_variable import PlannedVariable, Settings
-from keras_he.layers.kinds import SEPARABLE, is_normalisation, is_of_keras, is_random
+from keras_he.layers.kinds import SEPARABLE, is_normalisation, is_random
 from keras_he.notes import Note
 from keras_he.passes.kernel_watcher import LayerCall, OriginWatcher, depthwise_output
 from keras_he.passes.moving_statistics import MovingStatistics

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from keras_he.backend.sharding import layout_of
+from keras_he.backend.framework import framework
 from keras_he.initializers.kaiming import CLASSES, Kaiming, KaimingOrthogonal
 from keras_he.layers.variables import ModelVariable
 from keras_he.sampling.laws import LawName
@@ -91,7 +91,7 @@ class PlannedVariable(ModelVariable):
     def draw(self, settings: Settings, gain: float) -> Any:
         """Returns the kernel's values under a gain."""
         initializer = self.initializer(settings, gain)
-        return initializer(self.shape, self.variable.dtype, layout_of(self.variable))
+        return initializer(self.shape, self.variable.dtype, framework.layout_of(self.variable))
 
     @cached_property
     def value_range(self) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from keras_he.backend.foreign import hint, is_keras_2
-from keras_he.backend.tensors import double_precision
+from keras_he.backend.framework import framework
 from keras_he.errors import invalid
 from keras_he.theory import activations
 from keras_he.theory.activations import (
@@ -219,7 +219,7 @@ class _OnArrays:
         self.takes_arrays = True
 
     def __call__(self, x: Any) -> Any:
-        with double_precision():
+        with framework.double_precision():
             if self.takes_arrays:
                 try:
                     return _as_array(self.function(x))

@@ -12,8 +12,7 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 
-from keras_he.backend.sharding import as_computed, to_sharded
-from keras_he.backend.tensors import empty, is_tracing, to_tensor, untraced
+from keras_he.backend.framework import framework
 from keras_he.errors import did_you_mean, invalid
 from keras_he.initializers.activation_argument import read_activation
 from keras_he.sampling.laws import LAWS, LawName, law_named
@@ -110,7 +109,7 @@ class Kaiming(keras.initializers.VarianceScaling):
         self.strides = strides[0] if len(strides) == 1 else strides
         self.input_axes, self.output_axes = axes  # Keras before 3.15 has no such arguments
 
-    @untraced
+    @framework.untraced
     def __call__(self, shape: Sequence[int], dtype: Any = None, layout: Any = None) -> Any:
         """Returns a kernel.
 
@@ -139,8 +138,8 @@ class Kaiming(keras.initializers.VarianceScaling):
         else:
             part = partial(empty_region, shape, dtype=dtype)
         if layout is None:
-            return to_tensor(part(WHOLE), dtype)
-        return to_sharded(part, shape, dtype, layout)
+            return framework.to_tensor(part(WHOLE), dtype)
+        return framework.to_sharded(part, shape, dtype, layout)
 
     def standard_deviation(self, fans: geometries.Fans) -> float:
         """Returns the standard deviation of the values of a kernel with these fans."""
@@ -152,6 +151,7 @@ class Kaiming(keras.initializers.VarianceScaling):
 
     def _draw(self, shape: tuple[int, ...], std: float, key: Seed, dtype: str) -> Part:
         """Returns the function that returns any region of the kernel."""
+        empty = framework.empty
         return lambda region: draw_region(self.law, shape, region, std, key, dtype, memory=empty)
 
     def get_config(self) -> dict[str, Any]:
@@ -287,14 +287,14 @@ def _key(seed: Any, layout: Any) -> Seed:
     """Returns the integer seed, or the next state of the generator, which moves on."""
     if not isinstance(seed, keras.random.SeedGenerator):
         return int(seed)
-    if is_tracing():
+    if framework.is_tracing():
         raise invalid(
             "seed",
             "an integer or None where shapes are inferred or code is compiled",
             seed,
             "Or call the model once on a batch before `fit`, which creates its kernels.",
         )
-    with as_computed(layout):
+    with framework.as_computed(layout):
         words = keras.ops.convert_to_numpy(seed.next())
     return tuple(int(word) % 2**64 for word in words)
 

@@ -26,7 +26,9 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_he.backend.tensors import is_tracing, number, to_tensor
+from keras_he.backend.framework import framework
+from keras_he.backend.keras_private import wrap_variables
+from keras_he.backend.tensors import number
 from keras_he.errors import NotLoaded, invalid
 from keras_he.sampling.stream import STORAGE, aligned_empty, store
 
@@ -82,7 +84,7 @@ class skip_init(ContextDecorator):  # noqa: N801 - used like a function, as cont
         return skip_init(self._missing)  # for a call of a decorated function, on whatever thread
 
     def __enter__(self) -> None:
-        if is_tracing():
+        if framework.is_tracing():
             raise invalid("skip_init", "entered outside of compiled code", "a traced call")
         block = _Block()
         self._entered.append(block)
@@ -99,7 +101,7 @@ class skip_init(ContextDecorator):  # noqa: N801 - used like a function, as cont
         left = block.end()
         failures = [failure for one in left if (failure := _drawn(*one)) is not None]
         if failures and error is not None:  # which passes through
-            told = f"{len(failures)} variables stay zero, and cannot be drawn: {failures[0]!r}"
+            told = f"{len(failures)} variables stay zero, because a draw failed: {failures[0]!r}"
             warnings.warn(told, stacklevel=2)
         elif failures:
             raise failures[0]
@@ -120,9 +122,9 @@ def _not_loaded(variables: Sequence[Any]) -> NotLoaded:
     named = [f"{one.path} {tuple(one.shape)}" for one in variables[:_NAMED]]
     more = f", and {len(variables) - _NAMED} more" if len(variables) > _NAMED else ""
     return NotLoaded(
-        "Every random variable that is made inside `skip_init` must get its value there. None was "
-        f"assigned to {', '.join(named)}{more}: drawn by their initializers now.\n"
-        "Load weights for them inside the block. If a model is meant to have variables that are in "
+        "Every random variable that is made inside `skip_init` must get a value inside it. No "
+        f"value was assigned to {', '.join(named)}{more}: drawn by their initializers now.\n"
+        "Load weights for them inside the block. If a model has variables on purpose that are in "
         'no file, write `skip_init(missing="draw")`.'
     )
 
@@ -142,7 +144,7 @@ class _Block:
                 del _made[key]
         left = [one for one in mine.values() if one.is_left()]
         if left:
-            gc.collect()  # layers that a loader made and dropped hold themselves in cycles
+            gc.collect()  # layers that a loader made and dropped are in reference cycles
         pairs = [(one.variable(), one.initializer) for one in left]
         return [pair for pair in pairs if pair[0] is not None]
 
@@ -201,20 +203,20 @@ def _marked_zeros(shape: tuple[int, ...], dtype: str) -> Any:
         return keras.ops.zeros(shape, dtype=dtype)
     pattern = _pattern(shape)
     marks = np.where(pattern, np.float32(-0.0), np.float32(0.0))
-    if is_tracing():
+    if framework.is_tracing():
         zeros = keras.ops.zeros(shape, dtype=dtype)
         return keras.ops.slice_update(zeros, [0] * len(shape), keras.ops.cast(marks, dtype))
     # Zeroed memory costs nothing until it is written.
     values = aligned_empty(shape, STORAGE[dtype], np.zeros)
     store(marks, values[_corner(pattern)], dtype)
-    return to_tensor(values, dtype)
+    return framework.to_tensor(values, dtype)
 
 
-_made: dict[int, _Later] = {}  # of open blocks in all threads, by identity of the variable
+_made: dict[int, _Later] = {}  # variables of open blocks in all threads, by their identity
 _open_blocks: ContextVar[tuple[_Block, ...]] = ContextVar("keras_he.skip_init", default=())
 _lock = threading.RLock()
 _hooked = 0  # open blocks in all threads
-_own: dict[str, Any] = {}  # the attributes of `keras.Variable` that hooks replace
+_unwrap: list[Callable[[], None]] = []  # while blocks are open: what takes the hooks away
 
 
 def _hook() -> None:
@@ -222,9 +224,7 @@ def _hook() -> None:
     with _lock:
         _hooked += 1
         if _hooked == 1:
-            for name, hook in (("__init__", _init_hook), ("assign", _assign_hook)):
-                _own[name] = vars(keras.Variable).get(name)
-                setattr(keras.Variable, name, hook(getattr(keras.Variable, name)))
+            _unwrap.append(wrap_variables(__init__=_init_hook, assign=_assign_hook))
 
 
 def _unhook() -> None:
@@ -232,11 +232,7 @@ def _unhook() -> None:
     with _lock:
         _hooked -= 1
         if not _hooked:
-            for name, own in _own.items():
-                if own is None:  # inherited
-                    delattr(keras.Variable, name)
-                else:
-                    setattr(keras.Variable, name, own)
+            _unwrap.pop()()
 
 
 def _init_hook(init: Callable[..., None]) -> Callable[..., None]:

@@ -26,11 +26,6 @@ _NORMALISATIONS = (
 )
 
 
-def is_of_keras(layer: Any) -> bool:
-    """Returns whether the class of a layer is one of Keras, not one of a user or a package."""
-    return type(layer).__module__.startswith("keras.")
-
-
 def is_normalisation(layer: Any) -> bool:
     """Returns whether a layer sets the size of its output."""
     return isinstance(layer, _NORMALISATIONS)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import keras
 
-from keras_he.backend.keras_private import own_variables
+from keras_he.backend.keras_private import attributes, is_convolutional_lstm_cell, own_variables
 from keras_he.layers.kinds import ATTENTIONS, STATISTICS, is_normalisation
 from keras_he.layers.walk import Place
 from keras_he.notes import NO_NOTE, Note
@@ -77,7 +77,7 @@ class ModelVariable:
         ]
         if self.geometry is not None and self.geometry.kind == "depthwise":
             candidates.insert(0, "depthwise_initializer")
-        return next((name for name in candidates if name in vars(self.layer)), None)
+        return next((name for name in candidates if name in attributes(self.layer)), None)
 
     @property
     def configured_layer(self) -> str:
@@ -154,16 +154,12 @@ def _role(place: Place, variable: Any, name: str) -> str:
 
 def remade_initializer(layer: Any, name: str) -> Callable[..., Any] | None:
     """Returns the initializer by which a layer makes a bias or a parameter of a normalisation."""
-    if isinstance(layer, keras.layers.LSTMCell) or _is_convolutional_lstm_cell(layer):
+    if isinstance(layer, keras.layers.LSTMCell) or is_convolutional_lstm_cell(layer):
         return lambda shape, dtype: _forget_gate_bias(layer, shape, dtype)
     if isinstance(layer, keras.layers.RMSNormalization):
         return keras.initializers.Ones()
     found: Callable[..., Any] | None = getattr(layer, f"{name}_initializer", None)
     return found if callable(found) else None
-
-
-def _is_convolutional_lstm_cell(layer: Any) -> bool:
-    return hasattr(layer, "unit_forget_bias") and hasattr(layer, "recurrent_initializer")
 
 
 def _forget_gate_bias(cell: Any, shape: tuple[int, ...], dtype: str) -> Any:

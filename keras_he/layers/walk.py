@@ -11,10 +11,16 @@ from typing import Any, NamedTuple
 import keras
 
 from keras_he.backend.foreign import hint
-from keras_he.backend.keras_private import own_trainable_weights, own_variables, sublayers
+from keras_he.backend.keras_private import (
+    attributes,
+    is_lora,
+    is_of_keras,
+    own_trainable_weights,
+    own_variables,
+    sublayers,
+)
 from keras_he.errors import InvalidArgument, invalid
 from keras_he.layers import rules
-from keras_he.layers.kinds import is_of_keras
 from keras_he.layers.rules import Kernels, Rule, no_kernels
 from keras_he.notes import NO_NOTE, Note
 from keras_he.theory.kernel_geometry import DEFAULTS, Fans, Geometry, geometry_fans, make_geometry
@@ -226,16 +232,14 @@ def _unspoken_weights(
     return [
         weight
         for weight in weights
-        if id(weight) not in spoken_for
-        and len(weight.shape) > 1
-        and not weight.name.startswith("lora_")
+        if id(weight) not in spoken_for and len(weight.shape) > 1 and not is_lora(weight)
     ]
 
 
 def _no_rule(layer: keras.layers.Layer, weights: list[Any]) -> Note:
     cls = type(layer).__name__
     named = ", ".join(f"{weight.name} {tuple(weight.shape)}" for weight in weights)
-    held = (name for name, value in vars(layer).items() if value is weights[0])
+    held = (name for name, value in attributes(layer).items() if value is weights[0])
     return Note(
         "no-rule",
         f"no rule says how {cls} uses {named}. Say it with `keras_he.register_kernels({cls}, "

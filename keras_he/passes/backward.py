@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from keras_he.backend.tensors import gradients
+from keras_he.backend.framework import framework
 from keras_he.passes.forward import forward
 from keras_he.passes.kernel_watcher import KernelWatcher
 from keras_he.passes.losses import Loss
@@ -72,7 +72,8 @@ def backward(
         return loss(outputs)
 
     values = [keras.ops.convert_to_tensor(one.value) for one in variables]
-    found = gradients(total, values + [keras.ops.zeros(shape) for _, shape in keys])
+    values += [keras.ops.zeros(shape) for _, shape in keys]
+    found = framework.gradients(total, values) if values else []
     activations: dict[int, list[Any]] = {}
     for (key, _), gradient in zip(keys, found[count:], strict=True):
         activations.setdefault(key, []).append(gradient)

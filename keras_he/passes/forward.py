@@ -8,18 +8,16 @@ nothing can be seen, so no backend looks into them.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 import keras
 
-from keras_he.backend.keras_private import layers_inside
-from keras_he.backend.tensors import apart, is_symbolic
+from keras_he.backend.framework import framework
+from keras_he.backend.keras_private import layers_inside, operations, shadowed
 from keras_he.errors import KerasHeError, NotEager
 from keras_he.passes.kernel_watcher import KernelWatcher
-
-_MISSING = object()
 
 
 def forward(
@@ -48,8 +46,8 @@ def forward(
     """
     raised: list[KerasHeError] = []
     with ExitStack() as stack:
-        stack.enter_context(apart(seed, gradients=differentiable))
-        stack.enter_context(_shadowed(_hooks(model, watcher, raised, differentiable)))
+        stack.enter_context(framework.apart(seed, gradients=differentiable))
+        stack.enter_context(shadowed(_hooks(model, watcher, raised, differentiable)))
         stack.enter_context(scope)
         try:
             return model(batch, training=training)
@@ -65,7 +63,7 @@ def watched(model: Any) -> list[Any]:
     for layer in layers_inside(model, closed=(keras.layers.RNN,)):
         found[id(layer)] = layer
         if isinstance(layer, keras.Model):
-            found.update({id(one): one for one in getattr(layer, "operations", ())})
+            found.update({id(one): one for one in operations(layer)})
     return list(found.values())
 
 
@@ -101,28 +99,10 @@ def _call(
 
 def _check_eager(layer: Any, values: Any) -> None:
     """Refuses symbolic values."""
-    if any(is_symbolic(value) for value in keras.tree.flatten(values)):
+    if any(framework.is_symbolic(value) for value in keras.tree.flatten(values)):
         raise NotEager(
             f"`{getattr(layer, 'path', layer.name)}` must be given values, not symbols, to be "
             "measured: it stands in compiled, scanned or rematerialized code. Take `tf.function`, "
             "`jax.jit`, the scan or `RematScope` away while you initialize, or give `data=False`, "
             "which measures nothing."
         )
-
-
-@contextmanager
-def _shadowed(hooks: Iterator[tuple[Any, str, Callable[..., Any]]]) -> Iterator[None]:
-    """Sets attributes of layers, past Keras' tracking of them, and puts everything back."""
-    saved = []
-    try:
-        for one, name, hook in list(hooks):
-            attributes = vars(one)
-            saved.append((attributes, name, attributes.get(name, _MISSING)))
-            attributes[name] = hook
-        yield
-    finally:
-        for attributes, name, value in reversed(saved):
-            if value is _MISSING:
-                del attributes[name]
-            else:
-                attributes[name] = value

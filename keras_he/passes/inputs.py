@@ -12,8 +12,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_he.backend.framework import framework
 from keras_he.backend.keras_private import layers_inside
-from keras_he.backend.tensors import apart
 from keras_he.errors import InvalidArgument, invalid
 from keras_he.sampling.stream import draw
 
@@ -78,7 +78,7 @@ def _of_dataset(data: Any) -> Any:
     """Returns the first batch of a dataset, as a tuple with the inputs first, or `None`."""
     if keras.ops.is_tensor(data) or isinstance(data, (np.ndarray, Mapping, list, tuple)):
         return None
-    with apart():  # a shuffling DataLoader moves PyTorch's generator
+    with framework.apart():  # a shuffling DataLoader moves PyTorch's generator
         if isinstance(data, keras.utils.PyDataset):
             batch = data[0]
         elif hasattr(data, "__iter__") and not hasattr(data, "__array__"):

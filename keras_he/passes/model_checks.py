@@ -6,8 +6,8 @@ from typing import Any
 import keras
 
 from keras_he.backend.foreign import hint
+from keras_he.backend.framework import framework
 from keras_he.backend.keras_private import layers_inside
-from keras_he.backend.tensors import apart, is_tracing
 from keras_he.errors import invalid
 from keras_he.layers.walk import Place, places
 
@@ -18,7 +18,7 @@ def check_model(model: Any) -> None:
     """Refuses what is no model, and code that is compiled."""
     if not isinstance(model, keras.layers.Layer):
         raise invalid("model", "a Keras model", model, hint(model))
-    if is_tracing():
+    if framework.is_tracing():
         raise invalid("model", "looked at in eager code, not in a compiled function", model)
 
 
@@ -27,7 +27,7 @@ def survey_of(model: Any, batch: Any) -> list[Place]:
     if not any(_lacks_weights(layer) for layer in layers_inside(model)):
         return list(places(model))
     if batch is not None:
-        with apart():
+        with framework.apart():
             model(keras.tree.map_structure(keras.ops.convert_to_tensor, batch))
     elif not model.built:
         raise invalid("model", "built where no data is given", model, "Call it once, or give data.")

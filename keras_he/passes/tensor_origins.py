@@ -22,7 +22,8 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_he.layers.kinds import ACTIVATIONS, is_normalisation, is_of_keras
+from keras_he.backend.keras_private import is_of_keras, operation_name
+from keras_he.layers.kinds import ACTIVATIONS, is_normalisation
 from keras_he.theory.activations import KNOWN, NAMES, canonical
 
 UNKNOWN = "unknown"  # the activation of a tensor whose past was not seen
@@ -153,7 +154,7 @@ class Trace:
             self.add(Origin(tensor, known, last, kernels, merges, None, *_passed(inputs)))
         elif isinstance(layer, ACTIVATIONS):
             self.activated(tensor, inputs[0], layer)
-        elif _is_unknown(layer) and _operation(layer) not in _MOVING:
+        elif _is_unknown(layer) and operation_name(layer) not in _MOVING:
             self.activated(tensor, inputs[0], _elementwise(layer))
         else:
             self.add(replace(inputs[0], tensor=tensor, probes=None))
@@ -215,14 +216,9 @@ class Trace:
         return Origin(tensor, None, (), kernels, merges, None, *_passed(parts))
 
 
-def _operation(layer: Any) -> str:
-    """Returns the name of an operation of a functional model, in small letters."""
-    return "" if isinstance(layer, keras.layers.Layer) else type(layer).__name__.lower()
-
-
 def _elementwise(layer: Any) -> Any:
     """Returns the activation that an operation is, `UNKNOWN` of any other and of a layer."""
-    name = _BY_OPERATION.get(_operation(layer))
+    name = _BY_OPERATION.get(operation_name(layer))
     if name is None:
         return UNKNOWN
     # Those with parameters are asked themselves; past the hook that shadows their `call`.
@@ -255,8 +251,7 @@ def is_sum(layer: Any, inputs: Sequence[Origin]) -> bool:
     if isinstance(layer, keras.layers.Add):
         return True
     shapes = {tuple(origin.tensor.shape) for origin in inputs}
-    operation = not isinstance(layer, keras.layers.Layer) and type(layer).__name__ == "Add"
-    return operation and len(inputs) == 2 and len(shapes) == 1
+    return operation_name(layer) == "add" and len(inputs) == 2 and len(shapes) == 1
 
 
 def branch_factors(runs: Iterable[Run]) -> dict[Any, float]:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.polynomial import legendre
 from numpy.typing import NDArray
 
-from keras_he.errors import InvalidArgument, invalid
+from keras_he.errors import InvalidArgument, KerasHeError, invalid
 
 _Array = NDArray[np.float64]
 _Mask = NDArray[np.bool_]
@@ -120,6 +120,8 @@ class _Function:
     def _output(self, x: _Array) -> NDArray[Any]:
         try:
             return np.asarray(self.function(x.astype(self.dtype)))
+        except KerasHeError:
+            raise
         except Exception as error:  # the caller's code may raise anything
             if self.points > 0 or self.dtype is np.float32:
                 raised = f"It raised {type(error).__name__}: {str(error)[:200]}"

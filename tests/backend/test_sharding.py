@@ -319,7 +319,7 @@ def direct():
         followed = len(spread.sharding.device_set) == 8 and not kernel.committed
         results[f"goes where it is needed, {shape}"] = followed and np.array_equal(
             whole(spread), 2 * whole(kernel))
-    with keras_he.backend.tensors.double_precision():
+    with keras_he.backend.framework.framework.double_precision():
         double = draw((96, 64), "float64", layout)
         results["float64"] = double.dtype == "float64" and np.array_equal(
             whole(double), whole(draw((96, 64), "float64")))

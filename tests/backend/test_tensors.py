@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import keras_he
-from keras_he.backend import tensors
-from keras_he.backend.tensors import to_tensor
+from keras_he.backend.framework import framework
+from keras_he.backend.generic import is_aligned
 from keras_he.sampling import stream as sampling
 from keras_he.sampling.laws import LAWS
 from keras_he.sampling.stream import aligned_empty
@@ -36,7 +36,7 @@ def address(tensor):
 
 @pytest.mark.parametrize("offset", [0, 4, 8, 16, 32, 60])
 def test_any_alignment_gives_the_right_values(offset):
-    tensor = to_tensor(filled(offset), "float32")
+    tensor = framework.to_tensor(filled(offset), "float32")
     gc.collect()
     assert np.array_equal(keras.ops.convert_to_numpy(tensor), np.arange(SIZE, dtype="float32"))
 
@@ -44,7 +44,7 @@ def test_any_alignment_gives_the_right_values(offset):
 @pytest.mark.skipif(BACKEND not in ("tensorflow", "jax", "torch"), reason="copies by itself")
 def test_aligned_memory_is_not_copied():
     array = filled()
-    assert address(to_tensor(array, "float32")) == array.ctypes.data
+    assert address(framework.to_tensor(array, "float32")) == array.ctypes.data
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
@@ -54,7 +54,7 @@ def test_every_dtype_and_size_arrives(dtype, size):
     storage = {"float16": np.float16, "bfloat16": np.uint16, "float32": np.float32}[dtype]
     array = aligned_empty((size,), storage)
     array[...] = values.view(np.uint32) >> 16 if dtype == "bfloat16" else values
-    tensor = to_tensor(array, dtype)
+    tensor = framework.to_tensor(array, dtype)
     assert keras.backend.standardize_dtype(tensor.dtype) == dtype
     assert np.array_equal(keras.ops.convert_to_numpy(tensor).astype(np.float32), values)
 
@@ -102,26 +102,28 @@ def hidden(count):
 @pytest.mark.parametrize("offset", [4, 8, 32, 60])
 def test_misaligned_memory_is_not_shared(offset):
     array = filled(offset)
-    assert not tensors._aligned(array)
+    assert not is_aligned(array)
     if BACKEND in ("tensorflow", "jax"):
-        assert address(to_tensor(array, "float32")) != array.ctypes.data
+        assert address(framework.to_tensor(array, "float32")) != array.ctypes.data
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="only TensorFlow lends memory")
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_large_arrays_are_drawn_into_memory_of_tensorflow(dtype):
-    array = tensors.empty((1024, 4096), sampling.STORAGE[dtype])
-    assert isinstance(array.base, tensors._Lent)
+    from keras_he.backend.tensorflow import Lent
+
+    array = framework.empty((1024, 4096), sampling.STORAGE[dtype])
+    assert isinstance(array.base, Lent)
     assert array.ctypes.data % 64 == 0
     array[...] = np.arange(array.size).reshape(array.shape) % 97
-    tensor = to_tensor(array, dtype)
+    tensor = framework.to_tensor(array, dtype)
     expected = array.copy()
     assert keras.backend.standardize_dtype(tensor.dtype) == dtype
     if dtype != "bfloat16":  # bits, which have no buffer
         assert address(tensor) == array.ctypes.data
     del array
     gc.collect()
-    noise = [tensors.empty((1024, 4096), np.float64) for _ in range(3)]
+    noise = [framework.empty((1024, 4096), np.float64) for _ in range(3)]
     for memory in noise:
         memory.fill(-1)
     values = keras.ops.convert_to_numpy(tensor)

@@ -41,6 +41,7 @@ EVERYTHING = [*MAY_IMPORT]
 MAY_IMPORT |= {"__init__": EVERYTHING, "__main__": EVERYTHING}
 WITHOUT_KERAS = ("errors", "notes", "theory", "sampling", "reports")
 BACKENDS = {"tensorflow", "jax", "torch"}
+OF_FRAMEWORKS = {f"backend.{name}" for name in BACKENDS}
 
 SOURCES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path.read_text(encoding="utf-8")
@@ -141,17 +142,42 @@ def test_the_mathematics_and_the_reports_know_no_framework(module):
     assert "keras" not in {name.split(".")[0] for name, _ in imported(SOURCES[module])}
 
 
+PRIVATE = "backend.keras_private"
+
+
+def private_uses(source):
+    """Yields the private attributes that code reads and does not define, and calls of `vars`."""
+    nodes = list(ast.walk(ast.parse(source)))
+    own = {"_replace", "_fields"} | {
+        node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+    }
+    for node in nodes:
+        if isinstance(node, ast.Attribute) and re.match(r"_(?!_)", node.attr):
+            of_self = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            if not (of_self or node.attr in own):
+                yield ast.unparse(node)
+        elif isinstance(node, ast.Name) and node.id == "vars":
+            yield "vars"
+
+
+@pytest.mark.parametrize("module", [one for one in MODULES if one != PRIVATE])
+def test_what_keras_does_not_promise_is_used_in_one_module_alone(module):
+    source = SOURCES[module]
+    assert "keras.src" not in source
+    assert '"keras."' not in source  # the beginning of the names of Keras' modules
+    assert list(private_uses(source)) == []
+
+
+def test_a_use_of_what_is_private_would_be_seen():
+    assert len(set(private_uses(SOURCES[PRIVATE]))) >= 3
+
+
 @pytest.mark.parametrize("module", MODULES)
-def test_only_public_keras_is_imported_and_backends_only_when_used(module):
-    for name, at_import in imported(SOURCES[module]):
-        assert not name.startswith("keras.src")
-        assert not (at_import and name.split(".")[0] in BACKENDS)
-    assert "keras.src" not in SOURCES[module]
-
-
-@pytest.mark.parametrize("module", [one for one in MODULES if room(one) != "backend"])
-def test_frameworks_are_imported_in_one_folder_alone(module):
-    assert {name.split(".")[0] for name, _ in imported(SOURCES[module])} & BACKENDS == set()
+def test_a_framework_is_imported_by_its_own_module_alone(module):
+    """That module is imported where Keras runs on the framework, and nowhere else."""
+    named = {name.split(".")[0] for name, _ in imported(SOURCES[module])} & BACKENDS
+    assert named == ({module.partition(".")[2]} if module in OF_FRAMEWORKS else set())
+    assert own_imports(SOURCES)[module] & OF_FRAMEWORKS == set()
 
 
 def test_the_generator_is_made_in_the_sampler_alone():

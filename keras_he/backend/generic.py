@@ -1,0 +1,139 @@
+"""What Keras alone can do: the class for its NumPy and OpenVINO backends, and the base of others.
+
+A framework takes over the memory of an array without a copy where that is safe: where the memory is
+aligned to 64 bytes. What was handed over belongs to the framework: nobody writes to the array
+afterwards.
+"""
+
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, TypeVar
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_he.errors import invalid
+from keras_he.sampling.regions import Part
+from keras_he.sampling.stream import ALIGNMENT, aligned_empty
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+WORTH_SHARING = 2**16  # bytes, from which on a copy costs more than it saves
+
+
+class Framework:
+    """A backend of Keras whose tensors are copies of arrays, and which takes no gradients."""
+
+    takes_gradients = False
+
+    def empty(self, shape: Sequence[int], dtype: type[np.generic]) -> NDArray[Any]:
+        """Returns an uninitialized array, in the memory that is handed over fastest."""
+        if math.prod(shape) * np.dtype(dtype).itemsize < WORTH_SHARING:
+            return np.empty(shape, dtype)
+        return aligned_empty(shape, dtype)
+
+    def to_tensor(self, array: NDArray[Any], dtype: str) -> Any:
+        """Returns the array as a tensor, on the device that Keras would choose.
+
+        Args:
+            array: C-contiguous; for `dtype="bfloat16"` its bits as uint16.
+            dtype: Dtype of the tensor.
+        """
+        if dtype == "bfloat16":
+            array = (array.astype(np.uint32) << 16).view(np.float32)
+        return keras.ops.convert_to_tensor(array, dtype=dtype)
+
+    def to_sharded(self, part: Part, shape: Sequence[int], dtype: str, layout: Any) -> Any:
+        """Returns a tensor that is laid out over devices.
+
+        Args:
+            part: Returns a region of the tensor, as `keras_he.sampling.stream.draw` does.
+            shape: Shape of the whole tensor.
+            dtype: Dtype of the tensor.
+            layout: A `keras.distribution.TensorLayout` or a `jax.sharding.Sharding`.
+
+        Raises:
+            InvalidArgument: If the backend is not JAX, or the layout names no devices.
+        """
+        raise invalid(
+            "layout",
+            f"None on the {keras.backend.backend()} backend",
+            layout,
+            "Keras lays variables out over devices on the JAX backend only.",
+        )
+
+    def layout_of(self, variable: Any) -> Any:
+        """Returns the layout of a variable that lies on several devices, else `None`."""
+        return None
+
+    def as_computed(self, layout: Any) -> AbstractContextManager[Any]:
+        """Returns the context in which the variables of a distribution can be computed with."""
+        return nullcontext()
+
+    def is_tracing(self) -> bool:
+        """Returns whether values are symbolic here, because the code is being compiled."""
+        return False
+
+    def untraced(self, function: Function) -> Function:
+        """Returns the function as compiled code calls it: outside of what is compiled."""
+        return function
+
+    def is_symbolic(self, value: Any) -> bool:
+        """Returns whether a value is a tensor without numbers, which stands for some."""
+        if isinstance(value, keras.KerasTensor):
+            return True
+        return bool(keras.ops.is_tensor(value) and self._is_symbol(value))
+
+    def _is_symbol(self, tensor: Any) -> bool:
+        return False
+
+    def detached(self, tensor: Any) -> Any:
+        """Returns a tensor by which nothing is differentiated."""
+        return tensor
+
+    def sum_of_squares(self, tensor: Any) -> float:
+        """Returns the sum of the squares of the elements of a float32 tensor."""
+        return float(keras.ops.convert_to_numpy(keras.ops.sum(keras.ops.square(tensor))))
+
+    @contextmanager
+    def apart(self, seed: int | None = None, *, gradients: bool = False) -> Iterator[None]:
+        """Runs eager code that leaves no trace in PyTorch: no gradients, no use of its generator.
+
+        PyTorch's generator is moved past any seed generator: by Keras' Dropout on PyTorch, and by
+        a `DataLoader` on every backend. Other frameworks record nothing unasked.
+
+        Args:
+            seed: Seed of that generator inside; `None` keeps its state.
+            gradients: Whether gradients are recorded.
+        """
+        torch = sys.modules.get("torch")
+        if torch is None:
+            yield
+            return
+        with torch.set_grad_enabled(gradients), torch.random.fork_rng():
+            if seed is not None:
+                torch.manual_seed(seed)
+            yield
+
+    def gradients(self, function: Callable[[list[Any]], Any], values: list[Any]) -> list[Any]:
+        """Returns the gradients of `function(values)`, a number, by each of the values.
+
+        The code of the function is eager. A gradient is zeros where nothing depends on the value.
+        """
+        raise invalid(
+            "KERAS_BACKEND",
+            '"tensorflow", "jax" or "torch" to take gradients',
+            keras.backend.backend(),
+        )
+
+    def double_precision(self) -> AbstractContextManager[Any]:
+        """Returns the context in which float64 is computed in float64."""
+        return nullcontext()
+
+
+def is_aligned(array: NDArray[Any]) -> bool:
+    """Returns whether a framework can take over the memory of an array."""
+    return array.size > 0 and array.ctypes.data % ALIGNMENT == 0

@@ -59,6 +59,11 @@ def normal(shape, seed):
     return np.random.default_rng(seed).standard_normal(shape).astype("float32")
 
 
+every_kind = pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind != "dense")) for kind in KINDS]
+)
+
+
 def change_over_depth(kind, initializer, slope, seed):
     """Returns the log ratio, last to first layer, of pre-activations' and gradients' size."""
     keras.utils.set_random_seed(seed)
@@ -75,16 +80,14 @@ def mean_change(kind, initializer, slope=0.25, seeds=SEEDS):
     return np.exp(np.mean(changes, axis=0))
 
 
-@pytest.mark.quick(1)
-@pytest.mark.parametrize("kind", KINDS)
+@every_kind
 def test_he_prelu_keeps_signal_and_gradient_over_thirty_layers(kind):
     signal, gradient = mean_change(kind, "he_prelu")
     assert 1 / 2 <= signal <= 2
     assert 1 / 2 <= gradient <= 2
 
 
-@pytest.mark.quick(1)
-@pytest.mark.parametrize("kind", KINDS)
+@every_kind
 def test_keras_default_does_not(kind):
     """Glorot's variance keeps 0.53 of the second moment a layer: 30 of them leave 6e-9."""
     signal, gradient = mean_change(kind, "glorot_uniform", seeds=range(2))
@@ -92,8 +95,7 @@ def test_keras_default_does_not(kind):
     assert gradient < 1e-6
 
 
-@pytest.mark.quick(1)
-@pytest.mark.parametrize("kind", KINDS)
+@every_kind
 def test_he_prelu_does_not_fit_the_slope_of_keras_prelu(kind):
     """Slope 0 keeps 1/1.0625 of the second moment a layer: 0.17 after the 29 between."""
     signal, gradient = mean_change(kind, "he_prelu", slope=0.0, seeds=range(5))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-QUICK_CASES = 6  # of each parametrized test, in `make test`
+QUICK_CASES = 8  # of each parametrized test, in `make test`
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -28,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks as slow all but a few cases of each parametrized test: `make test` runs these few.
 
-    `@pytest.mark.quick(number)` says how many, if not six. The choice is random but fixed.
+    `@pytest.mark.quick(number)` says how many, if not eight. The choice is random but fixed.
     """
     tables: dict[tuple[Path, str], list[pytest.Item]] = {}
     for item in items:

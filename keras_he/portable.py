@@ -122,7 +122,7 @@ def _shares_ours(layer: Any, name: str, value: Any, found: list[ModelVariable]) 
     return not _is_ours(value) and any(_is_ours(_initializer(slot)) for slot in made)
 
 
-def _exchanged(value: Any, exchange: Callable[[Kaiming], Any], outer: tuple[int, ...] = ()) -> Any:
+def _exchanged(value: Any, exchange: Callable[[Kaiming], Any]) -> Any:
     """Returns the value of an attribute, in any nesting, with our initializers exchanged."""
     if _is_ours(value):
         return exchange(value)

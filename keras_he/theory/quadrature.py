@@ -4,9 +4,8 @@ The axis is divided into panels, and the function is interpolated on each. If th
 coefficients of a panel are as small as rounding errors, the panel is resolved: the interpolant and
 its derivative stand for the function and its derivative. All other panels are divided again, in one
 call of the function, until the panels around kinks and jumps are too small to count. So no
-derivative is taken across a kink. (After Pachón, Platte and Trefethen, Piecewise-smooth chebfuns,
-2010.) Functions that are not elementwise, deterministic and finite are refused, and so are those
-whose signal cannot be integrated to the accuracy of `moments_of`.
+derivative is taken across a kink (Pachón, Platte and Trefethen, Piecewise-smooth chebfuns, 2010).
+Functions that are not elementwise, deterministic, finite and integrable are refused.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""What somebody gave in place of a model or a layer of Keras 3, and what to give instead."""
+"""Hints for arguments that are not a model or a layer of Keras 3: what to give instead."""
 
 import os
 from typing import Any
@@ -6,20 +6,20 @@ from typing import Any
 import keras
 
 _KERAS_2 = (
-    "It is of Keras 2 ({package}), and keras_he needs Keras 3. Build it from `import keras`, in "
-    "place of tf_keras, or of tf.keras under TF_USE_LEGACY_KERAS. If `import keras` gives no Keras "
-    "3, run `python -m pip install --upgrade keras`."
+    "It is of Keras 2 ({package}), and keras_he needs Keras 3. Build it with `import keras`, not "
+    "with tf_keras, nor with tf.keras under TF_USE_LEGACY_KERAS. If `import keras` is not Keras 3, "
+    "run `python -m pip install --upgrade keras`."
 )
 _OTHERS = {"torch": "PyTorch", "flax": "Flax", "haiku": "Haiku", "equinox": "Equinox"}
 
 
 def is_keras_2(value: Any) -> bool:
-    """Returns whether a value, or a class, is of a Keras before the third."""
+    """Returns whether a value or a class comes from Keras 2."""
     return bool(_keras_2_package(value))
 
 
 def hint(value: Any) -> str:
-    """Returns what a value is that is no model or layer of Keras 3, and what to do; or nothing."""
+    """Returns what a value is, and what to give instead; an empty string if it is not known."""
     package = _keras_2_package(value)
     if package:
         return _KERAS_2.format(package=package)
@@ -34,12 +34,12 @@ def hint(value: Any) -> str:
     roots = {cls.__module__.partition(".")[0] for cls in type(value).__mro__}
     for root, name in _OTHERS.items():
         if root in roots:
-            return f"It is of {name}, and keras_he works on models of Keras."
+            return f"It is of {name}; keras_he needs a model of Keras."
     return ""
 
 
 def _keras_2_package(value: Any) -> str:
-    """Returns the package of a Keras before the third that a value is of, or nothing."""
+    """Returns the package of Keras 2 that a value comes from, or an empty string."""
     cls = value if isinstance(value, type) else type(value)
     for module in (base.__module__ for base in cls.__mro__):
         if module.partition(".")[0] == "tf_keras":

@@ -1,10 +1,10 @@
-"""One forward pass that is watched: what each layer is given and returns, eagerly.
+"""One eager forward pass, in which a watcher sees the inputs and outputs of each layer.
 
-Hooks are attributes of the layer objects, `call` and `activation`, which shadow the class's as long
-as the pass lasts: `layer.__call__` would be too late, for `TimeDistributed` calls `layer.call`.
-The pass runs inside `keras.StatelessScope`, so no variable, moving statistic or seed of the model
-is written, on any backend. Recurrent cells run in scans and fused kernels on some backends, where
-nothing can be seen, so no backend looks into them.
+Hooks are attributes of the layer objects, `call` and `activation`, which shadow those of the class
+during the pass. A hook on `layer.__call__` would miss calls, because `TimeDistributed` calls
+`layer.call`. The pass runs inside `keras.StatelessScope`, so on every backend no variable, moving
+statistic or seed of the model is written. On some backends recurrent cells run in scans and fused
+kernels, where hooks see no values, so cells are not watched on any backend.
 """
 
 from collections.abc import Callable, Iterator
@@ -34,15 +34,15 @@ def forward(
 
     Args:
         model: A built model.
-        batch: What the model is called with.
-        scope: Holds the values that variables have during the pass, and what it would have written.
+        batch: The inputs of the model.
+        scope: Holds the values of variables during the pass, and the updates of the pass.
         watcher: Called in place of the `call` and the `activation` of the model and its layers.
         seed: Seed of PyTorch's generator during the pass.
-        training: Whether it runs in training mode.
-        differentiable: Whether it is run for its gradient, on JAX with symbolic values.
+        training: Whether the model runs in training mode.
+        differentiable: Whether the pass is differentiated; on JAX its values are symbolic then.
 
     Raises:
-        NotEager: If a layer was given symbolic values.
+        NotEager: If a layer gets symbolic values in a pass that is not differentiated.
     """
     raised: list[KerasHeError] = []
     with ExitStack() as stack:
@@ -52,7 +52,7 @@ def forward(
         try:
             return model(batch, training=training)
         except Exception:
-            if raised:  # what Keras and TensorFlow wrapped in exceptions of their own
+            if raised:  # Keras and TensorFlow wrap it in their own exceptions
                 raise raised[0] from None
             raise
 
@@ -85,7 +85,7 @@ def _hooks(
     for one in watched(model):
         yield one, "call", guarded(one, partial(_call, watcher, one, one.call))
         activation = getattr(one, "activation", None)
-        # Of an activation layer it is all there is to it, and of a recurrent one it is the cell's.
+        # The activation of an activation layer is its call; that of an RNN is its cell's.
         own = not isinstance(one, (keras.layers.RNN, keras.layers.Activation))
         if own and callable(activation) and isinstance(one, keras.layers.Layer):
             yield one, "activation", guarded(one, partial(watcher.on_activation, one, activation))
@@ -102,7 +102,7 @@ def _check_eager(layer: Any, values: Any) -> None:
     if any(framework.is_symbolic(value) for value in keras.tree.flatten(values)):
         raise NotEager(
             f"`{getattr(layer, 'path', layer.name)}` must be given values, not symbols, to be "
-            "measured: it stands in compiled, scanned or rematerialized code. Take `tf.function`, "
-            "`jax.jit`, the scan or `RematScope` away while you initialize, or give `data=False`, "
-            "which measures nothing."
+            "measured: it runs in compiled, scanned or rematerialized code. Remove `tf.function`, "
+            "`jax.jit`, the scan or `RematScope` while you initialize, or give `data=False`, which "
+            "measures nothing."
         )

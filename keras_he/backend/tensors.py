@@ -1,9 +1,11 @@
-"""Numbers of tensors, on every backend."""
+"""Tensors and the numbers in them, on every backend."""
 
 import math
 from typing import Any
 
 import keras
+import numpy as np
+from numpy.typing import NDArray
 
 from keras_he.backend.framework import framework
 
@@ -16,6 +18,15 @@ def float_tensors(values: Any) -> list[Any]:
         if keras.ops.is_tensor(value)
         and keras.backend.is_float_dtype(keras.backend.standardize_dtype(value.dtype))
     ]
+
+
+def to_array(value: Any) -> NDArray[Any]:
+    """Returns as an array what NumPy reads, or a tensor; one of PyTorch on other backends too."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().numpy()
+    if keras.ops.is_tensor(value):
+        value = keras.ops.convert_to_numpy(value)
+    return np.asarray(value)
 
 
 def number(tensor: Any) -> float:

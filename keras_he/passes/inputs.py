@@ -14,6 +14,7 @@ import numpy as np
 
 from keras_he.backend.framework import framework
 from keras_he.backend.keras_private import layers_inside
+from keras_he.backend.tensors import to_array
 from keras_he.errors import InvalidArgument, invalid
 from keras_he.sampling.stream import draw
 
@@ -93,9 +94,7 @@ def _of_dataset(data: Any) -> Any:
 def _as_array(value: Any) -> Any:
     if value is None:
         return None
-    if hasattr(value, "detach"):  # PyTorch's, also where another backend runs
-        value = value.detach().cpu().numpy()
-    array = keras.ops.convert_to_numpy(value) if keras.ops.is_tensor(value) else np.asarray(value)
+    array = to_array(value)
     if array.dtype.kind in "OUSV" and array.dtype.name != "bfloat16":
         raise invalid("data", "arrays of numbers", value)
     return array.astype(keras.config.floatx()) if array.dtype == np.float64 else array

@@ -6,8 +6,8 @@ from typing import Any
 import keras
 
 _KERAS_2 = (
-    "It is of Keras 2 ({package}), and keras_he needs Keras 3. Build it with `import keras`, not "
-    "with tf_keras, nor with tf.keras under TF_USE_LEGACY_KERAS. If `import keras` is not Keras 3, "
+    "It is of Keras 2 ({package}), and keras_he needs Keras 3. Build it from `import keras`, not "
+    "from tf_keras, nor from tf.keras under TF_USE_LEGACY_KERAS. If `import keras` is not Keras 3, "
     "run `python -m pip install --upgrade keras`."
 )
 _OTHERS = {"torch": "PyTorch", "flax": "Flax", "haiku": "Haiku", "equinox": "Equinox"}

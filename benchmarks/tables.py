@@ -319,7 +319,7 @@ def plot(rows: Rows, path: str, note: str) -> None:
         sharey=True,
         squeeze=False,
     )
-    for axis, backend in zip(axes[0], backends, strict=False):
+    for axis, backend in zip(axes[0][: len(backends)], backends, strict=True):
         here = pick(found, backend=backend)
         for what in values(here, "what"):
             line = sorted(pick(here, what=what), key=lambda row: row["size"])

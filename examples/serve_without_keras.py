@@ -3,10 +3,10 @@
     python serve_without_keras.py EXPORT_DIR INPUTS.npy OUTPUTS.npy
 
 The export is loaded and run by the TensorFlow C++ SavedModel loader that TensorFlow Serving uses,
-with no Keras and no keras_he in the process: their import, and that of TensorFlow's Python, is
-blocked first. The loader is a library in the `tensorflow` and `tensorflow-cpu` wheels for Linux.
-Inputs are checked against the export's signature before TensorFlow sees them, because its CPU
-kernels may abort the process on a wrong rank.
+with no Keras and no keras_he in the process: importing them, or TensorFlow's Python, is blocked.
+The loader is a library in the `tensorflow` and `tensorflow-cpu` wheels for Linux. Inputs are
+checked against the export's signature first, because TensorFlow's CPU kernels may abort the process
+on a wrong rank.
 """
 
 import ctypes
@@ -60,7 +60,7 @@ class Signature(NamedTuple):
 
 
 class TensorFlowError(RuntimeError):
-    """A failure in TensorFlow; `code` is a number of its error_codes.proto, as gRPC has them."""
+    """A failure in TensorFlow; `code` is a number of its error_codes.proto, as in gRPC."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
@@ -161,11 +161,11 @@ class SavedModel(AbstractContextManager["SavedModel"]):
 
 
 def _tensorflow() -> ctypes.CDLL:
-    """Returns the C API of the installed wheel, which is found without importing it."""
+    """Returns the C API of the installed wheel, without importing the package."""
     spec = importlib.machinery.PathFinder.find_spec("tensorflow")
     if spec is None or spec.origin is None:
         raise FileNotFoundError("No TensorFlow found. Run: python -m pip install tensorflow")
-    # It loads libtensorflow_framework.so.2, which lies beside it, by itself.
+    # It loads libtensorflow_framework.so.2 from its own folder.
     library = ctypes.CDLL(str(Path(spec.origin).with_name("libtensorflow_cc.so.2")))
     for names, (returned, *taken) in _FUNCTIONS.items():
         for name in names.split():
@@ -175,15 +175,15 @@ def _tensorflow() -> ctypes.CDLL:
 
 
 def _checked_inputs(spec: Signature, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Returns the inputs as arrays that the signature takes, and refuses all others."""
+    """Returns the inputs as arrays, or raises an error if they do not fit the signature."""
     if inputs.keys() != spec.inputs.keys():
         raise _refused("inputs", ", ".join(spec.inputs), ", ".join(inputs))
     arrays = {name: np.asarray(inputs[name], order="C") for name in spec.inputs}
     for name, array in arrays.items():
         _, dtype, shape = spec.inputs[name]
         shape = array.shape if shape is None else shape
-        fits = [size in (None, given) for size, given in zip(shape, array.shape, strict=False)]
-        if array.dtype != dtype or array.ndim != len(shape) or not all(fits):
+        fits = array.dtype == dtype and array.ndim == len(shape)
+        if not fits or any(a not in (None, b) for a, b in zip(shape, array.shape, strict=True)):
             accepted = f"{dtype} of shape {shape}, None being any size"
             raise _refused(name, accepted, f"{array.dtype} of shape {array.shape}")
     return arrays
@@ -198,7 +198,9 @@ def _signatures(meta_graph: bytes) -> dict[str, Signature]:
     return {
         name: Signature(*({k: _tensor(v) for k, v in _entries(s, i).items()} for i in (1, 2)))
         for name, s in _entries(meta_graph, 5).items()
-        if not name.startswith("__saved_model_")  # TensorFlow's own, which starts the variables
+        if not name.startswith(
+            "__saved_model_"
+        )  # TensorFlow's own, which initializes the variables
     }
 
 
@@ -222,21 +224,21 @@ def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
     stream = BytesIO(message)
     while stream.tell() < len(message):
         key, value = _integer(stream), _integer(stream)
-        yield key >> 3, stream.read(value) if key & 7 == 2 else value  # 2: so many bytes
+        yield key >> 3, stream.read(value) if key & 7 == 2 else value  # 2: a number of bytes
 
 
 def _integer(stream: BytesIO) -> int:
-    """Reads seven bits a byte, low bits first; the eighth bit says that more follow."""
+    """Reads seven bits of each byte, low bits first; the eighth bit says that more bytes follow."""
     byte = stream.read(1)[0]
     return byte if byte < 128 else byte - 128 + (_integer(stream) << 7)
 
 
 def block_imports() -> None:
-    """Makes Keras, keras_he and TensorFlow's Python impossible to import from here on."""
+    """Blocks the import of Keras, keras_he and TensorFlow's Python."""
     blocked = {"keras", "keras_he", "tensorflow"}
     if loaded := blocked & sys.modules.keys():
         raise RuntimeError(f"Already imported: {', '.join(sorted(loaded))}")
-    sys.modules.update(dict.fromkeys(blocked))  # None in there makes `import` raise
+    sys.modules.update(dict.fromkeys(blocked))  # `None` makes `import` raise
 
 
 def main() -> None:
@@ -245,7 +247,7 @@ def main() -> None:
     export, inputs, outputs = sys.argv[1:]
     block_imports()
     print("Imports of keras, keras_he and TensorFlow's Python are blocked in this process.")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # no notes on how it loads
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # no messages about loading
     with SavedModel(export) as model:
         spec = model.signatures["serving_default"]
         if len(spec.inputs) != 1 or len(spec.outputs) != 1:

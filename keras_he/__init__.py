@@ -6,11 +6,11 @@ Importing the package registers its strings, so that a layer can say
 
 from typing import TYPE_CHECKING, Any
 
-from keras_he.startup import check_keras, complete, is_put_off
+from keras_he.startup import check_keras, complete, is_deferred
 
 __version__ = "0.1.0"
 
-if not is_put_off():
+if not is_deferred():
     check_keras()
     from keras_he.audit_model.audit import audit
     from keras_he.callback import SignalLogger
@@ -79,7 +79,7 @@ def __dir__() -> list[str]:
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
-        """Brings the public names where they were put off."""
-        if name in __all__ and is_put_off():
+        """Imports the public names if that was deferred, as in the command line."""
+        if name in __all__ and is_deferred():
             return getattr(complete(), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -225,7 +225,7 @@ def _run(options: argparse.Namespace, function: Callable[..., Any], model: Any, 
         return function(model, data, **how)
     except KerasHeError:
         raise
-    except Exception as error:  # whatever layers raise on a batch that does not fit
+    except Exception as error:  # a layer may raise anything on a batch that does not fit
         batch = f"--data {options.data}" if options.data else "a batch of normal draws; give --data"
         said = f"{options.model} fails on {batch}. Keras says: {last_words(error)}"
         raise Refusal(said) from error
@@ -241,7 +241,7 @@ def _loaded(options: argparse.Namespace, *, compiled: bool = True) -> Any:
     for module in options.modules:
         try:
             importlib.import_module(module)
-        except (Exception, SystemExit) as error:  # whatever the module raises
+        except (Exception, SystemExit) as error:  # a module may raise anything
             raise Refusal(f"--import {module}: {error}") from error
     return load(path, compiled=compiled)
 

@@ -51,17 +51,17 @@ def check_keras() -> None:
         )
 
 
-def is_put_off() -> bool:
+def is_deferred() -> bool:
     """Returns whether the public names are still to be loaded, as in the command line."""
-    return _put_off
+    return _deferred
 
 
 def complete() -> ModuleType:
-    """Returns the package with all of its public names, and loads those that were put off."""
-    global _put_off
+    """Returns the package with all of its public names, and imports them if they were deferred."""
+    global _deferred
     package = importlib.import_module("keras_he")
-    if _put_off:
-        _put_off = False
+    if _deferred:
+        _deferred = False
         importlib.reload(package)
     return package
 
@@ -90,7 +90,7 @@ def _module_to_run(arguments: list[str]) -> str:
     return ""
 
 
-_put_off = _runs_as_command()
+_deferred = _runs_as_command()
 
 
 def _backend_missing(missing: str) -> str:

@@ -46,7 +46,7 @@ class Geometry(NamedTuple):
     """How a layer uses a kernel; checked, except against the shape."""
 
     kind: str | None = None
-    strides: tuple[int, ...] = (1,)  # one number is for every spatial axis
+    strides: tuple[int, ...] = (1,)  # one number holds for every spatial axis
     groups: int = 1
     gates: int = 1
     input_axes: tuple[int, ...] | None = None

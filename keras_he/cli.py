@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from keras_he.audit_model.verdicts import VERDICT_NAMES
 from keras_he.errors import KerasHeError, did_you_mean
 from keras_he.initializers.names import names
 from keras_he.model_files import Refusal, check_is_model, last_words, load, save, writable
-from keras_he.reports.data import VERDICTS
 from keras_he.sampling.laws import LAWS
 from keras_he.startup import complete
 from keras_he.theory import activations
@@ -127,7 +127,7 @@ def _audit_options(parser: argparse.ArgumentParser) -> None:
         default="",
         help="exit with 1 if one of these, separated by commas, is found; or any",
     )
-    verdicts = textwrap.wrap(f"verdicts: {', '.join(VERDICTS)}", 78, break_on_hyphens=False)
+    verdicts = textwrap.wrap(f"verdicts: {', '.join(VERDICT_NAMES)}", 78, break_on_hyphens=False)
     parser.epilog = "\n".join([parser.epilog or "", *verdicts])
     parser.set_defaults(run=_audit)
 
@@ -173,9 +173,9 @@ def _check_backward(options: argparse.Namespace) -> None:
 def _verdicts(text: str) -> set[str]:
     wanted = {one.strip() for one in text.split(",") if one.strip()}
     if "any" in wanted:
-        return set(VERDICTS)
-    for one in wanted - set(VERDICTS):
-        hint = did_you_mean(one, VERDICTS) or f"There are {', '.join(VERDICTS)}, any."
+        return set(VERDICT_NAMES)
+    for one in wanted - set(VERDICT_NAMES):
+        hint = did_you_mean(one, VERDICT_NAMES) or f"There are {', '.join(VERDICT_NAMES)}, any."
         raise Refusal(f"--fail-on knows no {one!r}. {hint}")
     return wanted
 

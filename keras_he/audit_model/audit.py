@@ -14,7 +14,8 @@ from keras_he.audit_model.initializer_checks import causes
 from keras_he.audit_model.kernel_facts import ObservedVariable, add_facts
 from keras_he.audit_model.observe import Observation
 from keras_he.audit_model.signal_checks import growths, symptoms
-from keras_he.audit_model.verdicts import Subject, checked_thresholds
+from keras_he.audit_model.subject import Subject
+from keras_he.audit_model.verdicts import checked_thresholds, in_order
 from keras_he.backend.framework import framework
 from keras_he.backend.keras_private import layers_inside
 from keras_he.backend.tensors import float_tensors, mean_square
@@ -31,7 +32,7 @@ from keras_he.passes.model_checks import Progress, check_model, survey_of
 from keras_he.passes.preceding_activation import activation_name
 from keras_he.passes.tensor_origins import branch_factors
 from keras_he.reports.audit_report import AuditReport
-from keras_he.reports.data import VERDICTS, Figures, Row
+from keras_he.reports.data import Figures, Row
 from keras_he.theory.standard_deviation import standard_deviation
 
 _SEED = 0  # of a batch, and of the loss that is taken where none is given
@@ -250,38 +251,35 @@ def _report(
         ),
         random_layers=tuple(layer.name for layer in layers_inside(model) if is_random(layer)),
         gradient_spread=(math.log10(max(gradients) / min(gradients)) if gradients else None),
-        findings=_sorted([*symptoms(subject), *causes(subject)]),
+        findings=in_order([*symptoms(subject), *causes(subject)]),
         end_to_end=made / given if given and made is not None else None,
         depth_growth=max((growth for _, growth in growths(subject, restart=False)), default=None),
     )
 
 
 def _unseen_weights(found: Sequence[ObservedVariable]) -> list[Note]:
-    """Returns what is said of weights whose layers are quantized or adapted."""
+    """Returns notes about weights whose layers are quantized or adapted."""
     reasons = Counter(
         one.left
         for one in found
         if one.left.kind in ("quantized", "lora", "integers") and len(one.shape) > 1
     )
-    texts = [f"not looked at: {count} matrices: {why}" for why, count in reasons.items()]
+    texts = [f"not audited: {count} matrices: {why}" for why, count in reasons.items()]
     return [Note("not-audited", text) for text in texts]
 
 
 def _of_subject(model: Any, subject: Subject) -> list[Note]:
-    """Returns what is said of a batch of one sample, and of a model that was trained."""
+    """Returns notes about a batch of one sample, and about a model that was trained."""
     notes = []
     if subject.single:
-        text = "one sample: normalisations over the batch take it away; give several"
+        text = "the batch has one sample, which batch normalization turns to 0; use several samples"
         notes.append(Note("single-sample", text))
     if subject.trained:
         steps = _steps(model)
-        text = f"trained for {steps} steps: lines that draw weights anew lose what it learned"
+        text = f"the model was trained for {steps} steps: remedies that re-initialize weights lose "
+        text += "what it learned"
         notes.append(Note("trained", text))
     return notes
-
-
-def _sorted(findings: Sequence[Any]) -> tuple[Any, ...]:
-    return tuple(sorted(findings, key=lambda one: VERDICTS.index(one.verdict)))
 
 
 def _moment(values: Any) -> float | None:

@@ -1,7 +1,7 @@
-"""What is wrong about how kernels are made: fans, gains, slopes, and initializers out of place.
+"""Checks of initializers: fans, gains, slopes, and initializers in the wrong place.
 
-An initializer is judged only where the kernel still has the size that it drew; a kernel that was
-trained, or set by hand, says nothing of it.
+An initializer is checked only if the kernel still has the size that it draws: not after training.
+To add a check, write a function that yields findings, and call it in `causes`.
 """
 
 import math
@@ -11,12 +11,13 @@ import keras
 
 from keras_he.audit_model.initializer_assumptions import Claim, written
 from keras_he.audit_model.kernel_facts import ObservedVariable
-from keras_he.audit_model.verdicts import Subject
+from keras_he.audit_model.subject import Subject
 from keras_he.errors import KerasHeError
 from keras_he.initializers.activation_argument import read_activation
 from keras_he.reports.data import Finding
 from keras_he.theory.activations import Activation
 from keras_he.theory.activations import gain as moments_gain
+from keras_he.theory.kernel_geometry import Fans
 from keras_he.theory.standard_deviation import standard_deviation
 
 _DRAWN = 1.5  # by which a kernel's size may miss that of its initializer, sampling aside
@@ -43,32 +44,39 @@ def _drew(claim: Claim, kernel: ObservedVariable) -> bool:
 
 
 def _fan(subject: Subject, kernel: ObservedVariable, claim: Claim) -> Iterator[Finding]:
-    """Yields where an initializer counts other fans than the layer has."""
+    """Yields where an initializer assumes other fans than the layer has."""
     right = kernel.fans
     if claim.fans is None or right is None or kernel.name == "embeddings":
         return
-    # Of gates side by side Keras' average counts all as one output, and recurrent layers were
-    # tuned with it; their states are bounded, so it does not add up over depth.
+    # In a kernel of several gates, Keras' average takes all gates for one output. Recurrent layers
+    # were tuned with it, and their states are bounded, so it does not add up over depth.
     if kernel.geometry and kernel.geometry.gates > 1 and claim.mode == "fan_avg":
         return
-    # A first layer passes no gradient on, so of its average the fan-in alone counts.
+    # A first layer passes no gradient on, so only the fan-in of its average matters.
     mode = "fan_in" if kernel.kernels_before == 0 and claim.mode == "fan_avg" else claim.mode
     ratio = standard_deviation(1.0, claim.fans, mode) / standard_deviation(1.0, right, mode)
     threshold = subject.thresholds["fan"]
     if 1 / threshold < ratio < threshold:
         return
     size = f"{1 / ratio:.1f} times too small" if ratio < 1 else f"{ratio:.1f} times too large"
+    assumed, actual = (_fans_in_words(fans, mode) for fans in (claim.fans, right))
     yield subject.finding(
         "wrong-fan",
         kernel,
-        f"{type(claim.initializer).__name__} counts fans of {claim.fans[0]:g} and "
-        f"{claim.fans[1]:g}, and the layer has {right[0]:g} and {right[1]:g}: {size}",
+        f"{type(claim.initializer).__name__} assumes {assumed}, but this layer has {actual}: its "
+        f"kernel is {size}",
         written(claim, kernel, _chosen(subject, kernel, claim)),
     )
 
 
+def _fans_in_words(fans: Fans, mode: str) -> str:
+    """Returns the fans that a mode uses as text."""
+    names = ("fan_in", "fan_out") if mode == "fan_avg" else (mode,)
+    return " and ".join(f"{name}={getattr(fans, name):g}" for name in names)
+
+
 def _chosen(subject: Subject, kernel: ObservedVariable, claim: Claim) -> Activation:
-    """Returns the activation to write: the claimed one, unless its gain is known to be wrong."""
+    """Returns the activation to write: the assumed one, unless its gain is known to be wrong."""
     claimed = claim.activation or read_activation("linear")
     counted = _counted(kernel, claim)
     if counted is None or (kernel.kernels_before == 0 and claim.activation is not None):
@@ -78,11 +86,11 @@ def _chosen(subject: Subject, kernel: ObservedVariable, claim: Claim) -> Activat
 
 
 def _activation(subject: Subject, kernel: ObservedVariable, claim: Claim) -> Iterator[Finding]:
-    """Yields where an initializer makes up for another activation than there is."""
+    """Yields where an initializer compensates for another activation than there is."""
     counted = _counted(kernel, claim)
     if claim.activation is None or counted is None or not _matters(kernel, claim):
         return
-    where = "behind" if claim.mode == "fan_out" else "in front of"
+    where = "following" if claim.mode == "fan_out" else "preceding"
     mine, slope = claim.activation, counted.negative_slope
     if (
         mine.negative_slope is not None
@@ -92,8 +100,8 @@ def _activation(subject: Subject, kernel: ObservedVariable, claim: Claim) -> Ite
         yield subject.finding(
             "wrong-slope",
             kernel,
-            f"the slope of {claim.initializer!r} is {mine.negative_slope:g}, and that {where} "
-            f"the kernel is {slope or 0.0:.3g}{_aside(kernel)}",
+            f"{claim.initializer!r} assumes a negative slope of {mine.negative_slope:g}, but that "
+            f"of the {where} activation is {slope or 0.0:.3g}{_aside(kernel)}",
             written(claim, kernel, counted),
         )
         return
@@ -104,7 +112,7 @@ def _activation(subject: Subject, kernel: ObservedVariable, claim: Claim) -> Ite
     yield subject.finding(
         "wrong-gain",
         kernel,
-        f"the gain {claimed:.3f} is that of {mine.name}, and {where} the kernel stands "
+        f"the gain {claimed:.3f} compensates for {mine.name}, but the {where} activation is "
         f"{counted.name or 'a function of your own'}, whose gain is {right:.3f}{_aside(kernel)}",
         written(claim, kernel, counted),
     )
@@ -113,8 +121,8 @@ def _activation(subject: Subject, kernel: ObservedVariable, claim: Claim) -> Ite
 def _matters(kernel: ObservedVariable, claim: Claim) -> bool:
     """Returns whether a kernel has a gain that can be right or wrong.
 
-    The first kernel is given the data, whose size is the user's. Keras' average with scale 1
-    speaks of no activation: it is what layers have unasked.
+    The first kernel gets the data, whose size is the user's choice. Keras' average with scale 1,
+    the default of its layers, is for no activation in particular.
     """
     keras_average = claim.mode == "fan_avg" and claim.gain == 1.0
     if claim.mode != "fan_out" and kernel.kernels_before == 0:
@@ -123,12 +131,12 @@ def _matters(kernel: ObservedVariable, claim: Claim) -> bool:
 
 
 def _aside(kernel: ObservedVariable) -> str:
-    """Returns what is said of a kernel whose size a normalisation takes away."""
-    return " (the normalisation behind it takes size away)" if kernel.normalised else ""
+    """Returns the remark on a kernel whose size a normalization removes."""
+    return " (the following normalization removes this difference)" if kernel.normalised else ""
 
 
 def _counted(kernel: ObservedVariable, claim: Claim) -> Activation | None:
-    """Returns the activation that counts in a mode, as far as it is known."""
+    """Returns the activation that matters in a mode, as far as it is known."""
     if claim.mode != "fan_out":
         return kernel.expected
     units = kernel.units
@@ -150,24 +158,24 @@ def _ratio(one: Activation, other: Activation, mode: str) -> float:
 
 
 def _misplaced(subject: Subject) -> Iterator[Finding]:
-    """Yields where a variance follows from fans, and there are none."""
+    """Yields where an initializer uses fans for a variable that has none."""
     for one, claim in subject.others:
         table = one.name == "embeddings"
         flat = len(one.shape) < 2
         scaled = isinstance(claim.initializer, keras.initializers.VarianceScaling)
-        if not scaled or not (table or flat) or one.left == "frozen":
+        if not scaled or not (table or flat) or one.left.kind == "frozen":
             continue
         if table and one.fans is not None and claim.fans == one.fans:
             continue
         what = (
-            "a table that is looked up: each output reads one row, however many there are"
+            "a lookup table, of which each output reads one row, whatever their number"
             if table
             else f"{one.name}, which has no fans"
         )
         yield Finding(
             "misplaced",
             one.configured_layer,
-            f"{type(claim.initializer).__name__} scales {what}",
+            f"{type(claim.initializer).__name__} uses fans to scale {what}",
             f'{claim.attribute}="{"uniform" if table else "zeros"}"',
             (one.path,),
         )

@@ -12,6 +12,7 @@ from keras_he.errors import KerasHeError
 from keras_he.initializers.activation_argument import read_activation
 from keras_he.layers.variables import ModelVariable
 from keras_he.passes.tensor_origins import UNKNOWN
+from keras_he.reports.data import moment_of_calls
 from keras_he.theory.activations import Activation
 
 _FEWEST, _MOST = 1024, 4096  # values among which distinct ones are counted
@@ -84,8 +85,9 @@ class ObservedVariable(ModelVariable):
 
     @property
     def moment(self) -> float:
-        """The second moment of the pre-activation at the first call; NaN where not observed."""
-        return self.moments[0] if self.moments else math.nan
+        """The second moment of the pre-activation, as `Row.moment`; NaN where not observed."""
+        moment = moment_of_calls(self.moments)
+        return math.nan if moment is None else moment
 
     @property
     def frozen(self) -> bool:

@@ -1,4 +1,7 @@
-"""What is wrong about what a model does: its signal, its gradient, its units and its values."""
+"""Checks of what a model does: its signal, its gradient, its units and its values.
+
+To add a check, write a function that yields findings, and list it in `symptoms`.
+"""
 
 import math
 from collections.abc import Iterator
@@ -7,7 +10,7 @@ from statistics import median
 
 from keras_he.audit_model.initializer_assumptions import written
 from keras_he.audit_model.kernel_facts import ObservedVariable
-from keras_he.audit_model.verdicts import Subject
+from keras_he.audit_model.subject import Subject
 from keras_he.backend.tensors import mean_square
 from keras_he.errors import KerasHeError
 from keras_he.initializers.activation_argument import read_activation
@@ -18,8 +21,8 @@ from keras_he.theory.activations import Activation, depth_factors
 
 _UNSCALED = 2.0  # times the second moment that a branch of a trunk is to have
 _ZERO_BIAS = 'bias_initializer="zeros"'
-_CLIPPED = "x = keras.ops.maximum(x, keras.config.epsilon())  # in front of this layer"
-_NORMALISED = "x = keras.layers.LayerNormalization()(x)  # in front of this layer"
+_CLIPPED = "x = keras.ops.maximum(x, keras.config.epsilon())  # before this layer"
+_NORMALIZED = "x = keras.layers.LayerNormalization()(x)  # before this layer"
 
 
 def symptoms(subject: Subject) -> Iterator[Finding]:
@@ -28,7 +31,7 @@ def symptoms(subject: Subject) -> Iterator[Finding]:
     yield from _constant(subject)
     yield from _identical(subject)
     yield from _low_precision(subject)
-    if not subject.single:  # normalisations over one sample take it away
+    if not subject.single:  # batch normalization turns one sample to 0
         yield from _signal(subject)
         yield from _gradient(subject)
     yield from _units(subject)
@@ -41,20 +44,22 @@ def _nonfinite(subject: Subject) -> Iterator[Finding]:
         yield Finding(
             "nonfinite",
             one.path.rpartition("/")[0],
-            f"{one.path} holds NaN or infinity",
+            f"{one.path} contains NaN or infinity",
             subject.initialize(),
             (one.path,),
         )
     if not subject.batch_finite:
-        yield Finding("nonfinite", "the input", "the batch holds NaN or infinity", subject.cleaned)
+        yield Finding(
+            "nonfinite", "the input", "the batch contains NaN or infinity", subject.cleaned
+        )
     if subject.bad_weights or not subject.batch_finite:
-        return  # what layers make of them is no news
+        return  # layers pass them on
     for layer in subject.broken[:1]:
         paths = tuple(kernel.path for kernel in subject.kernels if kernel.configured_layer == layer)
         yield Finding(
             "nonfinite",
             layer,
-            "it makes NaN or infinity of finite numbers",
+            "it returns NaN or infinity for finite inputs",
             subject.initialize() if paths else _CLIPPED,
             paths,
         )
@@ -65,27 +70,27 @@ def _nonfinite(subject: Subject) -> Iterator[Finding]:
         yield subject.finding(
             "nonfinite",
             kernel,
-            "the gradient is NaN or infinity from here on, on its way back, and the signal is not",
-            _CLIPPED.replace("in front of", "behind"),
+            "the gradient is NaN or infinity from this layer back to the input, the signal is not",
+            _CLIPPED.replace("before", "after"),
         )
 
 
 def _constant(subject: Subject) -> Iterator[Finding]:
     for kernel in subject.kernels:
         if kernel.constant and not kernel.frozen:
-            zero = "all values of the kernel are zero: it passes no signal and no gradient"
+            zero = "all values of the kernel are zero, so it passes no signal and no gradient"
             yield subject.finding(
                 "constant",
                 kernel,
                 zero
                 if kernel.std == 0.0
-                else "the units of the kernel are equal: they learn the same",
-                _drawn_anew(subject, kernel),
+                else "all units of the kernel are equal, so they learn the same",
+                _right_initializer(subject, kernel),
             )
 
 
-def _drawn_anew(subject: Subject, kernel: ObservedVariable) -> str:
-    """Returns the argument that draws a kernel as it should be."""
+def _right_initializer(subject: Subject, kernel: ObservedVariable) -> str:
+    """Returns the argument that gives a kernel the right initializer."""
     if kernel.claim is None:
         return subject.initialize(kernel.path)
     if kernel.name == "embeddings":
@@ -98,17 +103,17 @@ def _drawn_anew(subject: Subject, kernel: ObservedVariable) -> str:
 
 
 def _identical(subject: Subject) -> Iterator[Finding]:
-    alike: dict[tuple[float, ...], list[ObservedVariable]] = {}
+    same: dict[tuple[float, ...], list[ObservedVariable]] = {}
     for kernel in subject.kernels:
         if kernel.first_values and not kernel.frozen:
-            alike.setdefault(kernel.first_values, []).append(kernel)
-    for kernels in alike.values():
+            same.setdefault(kernel.first_values, []).append(kernel)
+    for kernels in same.values():
         if len(kernels) > 1:
             paths = tuple(kernel.path for kernel in kernels)
             yield Finding(
                 "identical",
                 kernels[1].configured_layer,
-                f"{', '.join(paths)} hold the same numbers, up to a factor: one seed drew them",
+                f"{', '.join(paths)} have the same values up to a factor: they share a seed",
                 subject.initialize(*paths),
                 paths,
             )
@@ -120,17 +125,17 @@ def _low_precision(subject: Subject) -> Iterator[Finding]:
             yield subject.finding(
                 "low-precision",
                 kernel,
-                f"{100 * kernel.distinct:.1f}% of the values are distinct: they were drawn in few "
-                "bits",
-                _drawn_anew(subject, kernel),
+                f"only {100 * kernel.distinct:.1f}% of the values are distinct: they were drawn in "
+                "low precision",
+                _right_initializer(subject, kernel),
             )
 
 
 def _signal(subject: Subject) -> Iterator[Finding]:
-    """Yields the first kernel on each way where the signal is gone, or beyond bounds.
+    """Yields the first kernel on each path where the signal vanishes or explodes.
 
-    It is compared with the largest and the smallest that it had since a normalisation or the input,
-    but a signal that comes to 1 from far away, as unscaled data does, is none of these.
+    It is compared with the largest and the smallest signal since a normalization or the input. A
+    signal that comes to 1 from far away, as unscaled data does, is no finding.
     """
     limit = subject.thresholds["signal"]
     highs: dict[int, float] = {}
@@ -158,8 +163,8 @@ def _signal(subject: Subject) -> Iterator[Finding]:
             yield subject.finding(
                 verdict,
                 kernel,
-                f"signal: the second moment of the pre-activation is {moment:.3g}, after "
-                f"{reference:.3g} earlier on its way",
+                f"signal: the second moment of the pre-activation is {moment:.3g}; earlier on its "
+                f"path it was {reference:.3g}",
                 _set_right(subject, kernel),
             )
         if verdict or inherited:
@@ -169,31 +174,31 @@ def _signal(subject: Subject) -> Iterator[Finding]:
 
 
 def _silenced(subject: Subject, kernel: ObservedVariable) -> Finding:
-    """Returns the finding of a normalisation whose factor is zero, in the one way there is."""
+    """Returns the finding of a normalization whose factor is zero."""
     factor = subject.silent[0]
     return Finding(
         "vanishing",
         factor.configured_layer,
-        f"signal: {factor.path} is zero, and nothing comes to {kernel.path}",
+        f"signal: {factor.path} is zero, so {kernel.path} gets no signal",
         f'{factor.name}_initializer="ones"',
         (kernel.path,),
     )
 
 
 def _set_right(subject: Subject, kernel: ObservedVariable) -> str:
-    """Returns the line that gives the signal its size, also through a kernel that is frozen."""
+    """Returns the line of code that corrects the size of the signal, of frozen kernels too."""
     if has_fixed_threshold(kernel.layer):
         return "threshold=None"
-    return _drawn_anew(subject, kernel) if kernel.frozen else subject.initialize()
+    return _right_initializer(subject, kernel) if kernel.frozen else subject.initialize()
 
 
 def _gradient(subject: Subject) -> Iterator[Finding]:
     """Yields where the gradient vanishes or explodes on its way back.
 
-    Compared is the squared length of the gradient by all of a pre-activation, a sample, which
-    neither the width of a layer nor its number of positions changes. It has vanished where no
-    kernel up to there gets any to speak of, and exploded where none from there on does: branches
-    with a small factor of their own, such as a layer scale, are passed by.
+    It compares the squared length, for one sample, of the gradient with respect to a whole
+    pre-activation: the width of a layer and its number of positions do not change it. The gradient
+    vanishes if all kernels before a layer get little, and explodes if all kernels from a layer on
+    do. Single branches that get little, such as those with a layer scale, are no finding.
     """
     seen = [kernel for kernel in subject.kernels if 0.0 < kernel.energy < math.inf]
     if not seen:
@@ -211,8 +216,8 @@ def _gradient(subject: Subject) -> Iterator[Finding]:
             verdict,
             culprit,
             f"gradient: its squared length is {largest.energy:.3g} at "
-            f"{largest.configured_layer}, and at most {best.energy:.3g} "
-            f"{'in front of this layer' if step else 'from this layer on'}",
+            f"{largest.configured_layer}, but at most {best.energy:.3g} "
+            f"{'before this layer' if step else 'from this layer on'}",
             subject.initialize(),
         )
 
@@ -226,20 +231,21 @@ def _units(subject: Subject) -> Iterator[Finding]:
             yield subject.finding(
                 "dead",
                 kernel,
-                f"{100 * units.dead:.0f}% of the units behind the kernel give the same for every "
-                f"sample: E[y] is {kernel.mean:.3g}, E[y²] {kernel.moment:.3g}",
+                f"{100 * units.dead:.0f}% of the units of the following activation return the same "
+                f"for every sample; the pre-activation has E[y] = {kernel.mean:.3g}, E[y²] = "
+                f"{kernel.moment:.3g}",
                 _ZERO_BIAS if _has_large_bias(subject, kernel) else subject.initialize(),
             )
         if units.saturated <= subject.thresholds["saturated"]:
             continue
-        # What comes out of a trained model is near 0 and 1 if it is sure; an output may start so.
+        # Outputs of a trained model are near 0 and 1 if it is sure, and an output may start so.
         large_bias = _has_large_bias(subject, kernel)
         if not (kernel.is_output and (subject.trained or large_bias)):
             yield subject.finding(
                 "saturated",
                 kernel,
-                f"{100 * units.saturated:.0f}% of the values behind the kernel lie where the "
-                f"activation is flat: E[y²] is {kernel.moment:.3g}",
+                f"{100 * units.saturated:.0f}% of the values of the following activation are where "
+                f"it is flat; the pre-activation has E[y²] = {kernel.moment:.3g}",
                 _ZERO_BIAS if large_bias else subject.initialize(),
             )
 
@@ -269,28 +275,28 @@ def _residual(subject: Subject) -> Iterator[Finding]:
         yield Finding(
             "unscaled-residual",
             by_key[ends[0]].configured_layer,
-            f"the trunk grows {growth:.3g} times over {run.sums} sums: the kernels that end its "
-            f"branches are not scaled by its depth",
+            f"the second moment of the residual trunk grows by a factor of {growth:.3g} over "
+            f"{run.sums} sums: the last kernels of its branches are not scaled by its depth",
             subject.initialize(*paths),
             paths,
         )
 
 
 def _depth(subject: Subject) -> Iterator[Finding]:
-    """Yields where the error of the signal has grown too much since the last normalisation."""
+    """Yields where an error of the signal has grown too much since the last normalization."""
     for kernel, growth in growths(subject, restart=True):
         if growth >= subject.thresholds["depth"]:
             yield subject.finding(
                 "unsafe-depth",
                 kernel,
-                f"an error of the signal has grown {growth:.3g} times since the last "
-                f"normalisation: the activations in front are unsafe at this depth",
-                _NORMALISED,
+                f"an error of the signal has grown by a factor of {growth:.3g} since the last "
+                f"normalization: the preceding activations are unsafe at this depth",
+                _NORMALIZED,
             )
 
 
 def growths(subject: Subject, *, restart: bool) -> Iterator[tuple[ObservedVariable, float]]:
-    """Yields each kernel with the growth of an error on the worst way; `restart`ed at limits."""
+    """Yields each kernel and the growth of an error on the worst path; `restart`ed at limits."""
     grown: dict[int, float] = {}
     for kernel in subject.kernels:
         before = max((grown.get(one, 1.0) for one in kernel.sources), default=1.0)

@@ -1,28 +1,51 @@
-"""The verdicts of an audit, the thresholds that they have, and what they are given to judge."""
+"""What an audit can find: the one table of verdicts, with the thresholds that decide.
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+It knows no Keras, so that the command line lists the verdicts before Keras is imported.
+"""
 
-from keras_he.audit_model.initializer_assumptions import Claim
-from keras_he.audit_model.kernel_facts import ObservedVariable
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
 from keras_he.errors import did_you_mean, invalid
-from keras_he.layers.kinds import has_fixed_threshold
 from keras_he.reports.data import Finding
 
-# Each with its reason in docs/audit.md.
-THRESHOLDS: dict[str, float] = {
-    "signal": 1e3,
-    "gradient": 1e8,
-    "dead": 0.9,
-    "saturated": 0.5,
-    "fan": 1.5,
-    "gain": 1.03,
-    "slope": 0.01,
-    "depth": 10.0,
-    "distinct": 0.2,
-    "residual": 8.0,
-}
+
+class Verdict(NamedTuple):
+    """A verdict, and the defaults of the thresholds that its check uses.
+
+    `docs/audit.md` says what each verdict means, and gives a reason for each threshold.
+    """
+
+    name: str
+    thresholds: Mapping[str, float] = {}
+
+
+_SIZE = {"signal": 1e3, "gradient": 1e8}
+
+# In the order in which findings are listed.
+VERDICTS = (
+    Verdict("vanishing", _SIZE),
+    Verdict("exploding", _SIZE),
+    Verdict("dead", {"dead": 0.9}),
+    Verdict("saturated", {"saturated": 0.5}),
+    Verdict("constant"),
+    Verdict("nonfinite"),
+    Verdict("identical"),
+    Verdict("wrong-fan", {"fan": 1.5}),
+    Verdict("wrong-gain", {"gain": 1.03}),
+    Verdict("wrong-slope", {"slope": 0.01}),
+    Verdict("unsafe-depth", {"depth": 10.0}),
+    Verdict("misplaced"),
+    Verdict("low-precision", {"distinct": 0.2}),
+    Verdict("unscaled-residual", {"residual": 8.0}),
+)
+VERDICT_NAMES = tuple(verdict.name for verdict in VERDICTS)
+THRESHOLDS = {name: value for one in VERDICTS for name, value in one.thresholds.items()}
+
+
+def in_order(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Returns findings in the order of the table."""
+    return tuple(sorted(findings, key=lambda finding: VERDICT_NAMES.index(finding.verdict)))
 
 
 def checked_thresholds(given: Any) -> dict[str, float]:
@@ -38,56 +61,3 @@ def checked_thresholds(given: Any) -> dict[str, float]:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
             raise invalid(f"thresholds[{name!r}]", "a number above 0", value)
     return {**THRESHOLDS, **{name: float(value) for name, value in given.items()}}
-
-
-@dataclass
-class Subject:
-    """A model as the checks see it.
-
-    Attributes:
-        kernels: Those that were reached, in order of execution.
-        others: Variables that are no kernels, and what their initializers assume.
-        biases: The biases among them.
-        broken: Layers that make NaN or infinity of finite numbers, where it comes to the outputs.
-        batch_finite: Whether the inputs, and the targets if there are any, are finite.
-        single: Whether the batch has one sample, and is normalised over.
-        trained: Whether the model was trained.
-        silent: Normalisations whose factor is zero everywhere.
-        bad_weights: Slots with values that are not finite.
-        runs: What was seen of trunks.
-        data: How the data are written in a remedy, `""` or `", data"`.
-        cleaned: The line that takes NaN and infinity out of the data.
-        thresholds: See `THRESHOLDS`.
-    """
-
-    kernels: list[ObservedVariable]
-    others: list[tuple[ObservedVariable, Claim]]
-    biases: list[ObservedVariable]
-    broken: list[str]
-    batch_finite: bool
-    single: bool
-    trained: bool
-    bad_weights: list[ObservedVariable]
-    silent: list[ObservedVariable]
-    runs: list[Any]
-    data: str
-    cleaned: str
-    thresholds: dict[str, float]
-
-    def initialize(self, *paths: str) -> str:
-        """Returns the line that initializes the model, or some of its variables."""
-        only = ""
-        if paths:
-            listed = ", ".join(f'"{path}"' for path in paths)
-            only = f", only=[{listed}]"
-        fixed = [one.path for one in self.kernels if has_fixed_threshold(one.layer)]
-        if fixed:
-            listed = ", ".join(f'"{path}"' for path in fixed)
-            only += f", skip=[{listed}]"
-        return f"keras_he.initialize(model{self.data}{only})"
-
-    def finding(
-        self, verdict: str, kernel: ObservedVariable, evidence: str, remedy: str
-    ) -> Finding:
-        """Returns a finding about a kernel."""
-        return Finding(verdict, kernel.configured_layer, evidence, remedy, (kernel.path,))

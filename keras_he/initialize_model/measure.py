@@ -229,7 +229,7 @@ class Measurement(OriginWatcher):
 
     def give_up(self, kernel: PlannedVariable) -> None:
         """Gives the analytic gain to a kernel whose inputs were zero at every call."""
-        text = f"dead input: {kernel.path} is given zeros only"
+        text = f"dead input: {kernel.path} receives only zeros"
         self.notes.append(Note("dead-input", text))
         self._analytic(kernel, kernel.activation)
 

@@ -306,24 +306,24 @@ def _merges(trace: Trace) -> list[Note]:
     notes = []
     if trace.left:
         counts = ", ".join(f"{count} {name}" for name, count in sorted(trace.left.items()))
-        notes.append(Note("merges", f"merges left as they are: {counts}"))
+        notes.append(Note("merges", f"merges whose branches are not scaled: {counts}"))
     if trace.unseen:
         where = _listed(trace.unseen)
         text = (
-            f"unseen merge: sums that no layer makes, at {where}, are left as they are; made by "
-            "`keras.layers.Add` their branches would be scaled"
+            f"unseen merge: sums at {where} are computed by no layer, so their branches are not "
+            "scaled; `keras.layers.Add` lets them be scaled"
         )
         notes.append(Note("unseen-merge", text))
     if trace.hidden:
         where = _listed(trace.hidden)
-        text = f"not seen: what {where} make of the layers inside; sums there are left"
+        text = f"not seen: how {where} use the layers inside; sums there are not scaled"
         notes.append(Note("unseen-layers", text))
     for run in trace.runs:
         grows = max(run.moments) / min(run.moments) if min(run.moments) > 0.0 else 1.0
         if grows > max(_STEADY, _PER_SUM * (run.sums + 1)):
             text = (
-                f"the trunk of {run.sums} sums grows {grows:.2g} times: what they add has a mean, "
-                "or is the trunk itself, which no kernel can scale"
+                f"the residual trunk of {run.sums} sums grows by a factor of {grows:.2g}: its "
+                "branches have a mean, or add the trunk itself, which no kernel can scale"
             )
             notes.append(Note("growing-trunk", text))
     return notes

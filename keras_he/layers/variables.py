@@ -192,7 +192,7 @@ def _left(place: Place, variable: Any, role: str, name: str) -> Note:
         return Note("frozen", "frozen") if own else Note("not-trained", "not trained")
     if role in ("kernel", "remade"):
         table = name == "embeddings"
-        return Note("lookup-table", "a table that is looked up") if table else NO_NOTE
+        return Note("lookup-table", "a lookup table") if table else NO_NOTE
     if place.problem:
         return place.problem
     if isinstance(layer, keras.layers.PReLU):

@@ -6,23 +6,6 @@ from math import log10
 
 from keras_he.notes import NO_NOTE, Note
 
-# What an audit can find, in the order in which findings are listed.
-VERDICTS = (
-    "vanishing",
-    "exploding",
-    "dead",
-    "saturated",
-    "constant",
-    "nonfinite",
-    "identical",
-    "wrong-fan",
-    "wrong-gain",
-    "wrong-slope",
-    "unsafe-depth",
-    "misplaced",
-    "low-precision",
-    "unscaled-residual",
-)
 NOT_REACHED = "analytic, not reached"  # the rule of a kernel that the forward pass did not use
 
 
@@ -130,11 +113,16 @@ class Row:
 
     @property
     def moment(self) -> float | None:
-        """The second moment that counts: at the first call that was given a signal.
+        """The second moment at the first call that was given a signal.
 
         0.0 if all calls were given zeros, and `None` if no call was measured.
         """
-        return next((one for one in self.moments if one), self.moments[0] if self.moments else None)
+        return moment_of_calls(self.moments)
+
+
+def moment_of_calls(moments: Sequence[float]) -> float | None:
+    """Returns the second moment that counts of several calls of a layer; see `Row.moment`."""
+    return next((one for one in moments if one), moments[0] if moments else None)
 
 
 def gradient_spread(factors: Sequence[float]) -> float:

@@ -231,7 +231,7 @@ def test_a_trained_output_is_not_accused_of_its_size_and_what_is_lost_is_told():
     model.fit(x, [(x[:, :1] > 0) * 1.0, 150 + 50 * x[:, :1]], epochs=30, verbose=0)
     report = keras_he.audit(model, x)
     assert report.findings == ()
-    assert any("lose what it learned" in text for text in report.warnings)
+    assert "trained" in {note.kind for note in report.warnings}
 
 
 @pytest.mark.parametrize("change", ["quantize", "lora"])

@@ -46,24 +46,26 @@ def audit(
     backward: bool = True,
     thresholds: Mapping[str, float] | None = None,
 ) -> AuditReport:
-    """Returns what a model does to its signal and its gradient, and what to write instead.
+    """Returns what a model does to its signal and its gradient, and how to correct it.
 
-    One forward pass in training mode looks at what each kernel makes of a batch, and a second one
-    is differentiated. Nothing of the model is changed, but that it is built if it was not.
+    One forward pass in training mode measures the pre-activation of each kernel on a batch, and a
+    second pass is differentiated. Sizes are second moments, the means of the squares. The model is
+    not changed, except that it is built if it was not.
 
     Args:
         model: A model: functional, sequential or subclassed, in any nesting.
-        data: What to look at it with, in the ways of `keras_he.initialize`; with a `loss` of
-            targets, `(inputs, targets)` or a dataset of both. `None` draws a standard normal batch.
-        loss: What the gradient is taken of: a Keras loss, its name, or a function of `(targets,
-            outputs)`; or a function of the outputs alone. What they give is averaged. `None` takes
-            the sum of all outputs, weighted by standard normal draws.
-        backward: Whether to look at the gradient too.
-        thresholds: Numbers in place of those that decide about findings, by name: `"signal"` and
-            `"gradient"`, factors by which second moments change; `"dead"` and `"saturated"`,
-            shares of units and values; `"fan"`, `"gain"` and `"slope"`, by which an initializer is
-            wrong; `"depth"`, by which an error grows; `"distinct"`, a share of values;
-            `"residual"`, by which a trunk grows. Defaults and reasons are in `docs/audit.md`.
+        data: The batch, in the forms of `keras_he.initialize`; for a `loss` with targets,
+            `(inputs, targets)` or a dataset of both. `None` draws a standard normal batch.
+        loss: What is differentiated: a Keras loss, its name, or a function of `(targets,
+            outputs)`; or a function of the outputs alone. Its values are averaged. `None` takes the
+            sum of all outputs, weighted by standard normal draws.
+        backward: Whether to measure the gradient too.
+        thresholds: Numbers that replace the defaults by which findings are decided, by name:
+            `"signal"` and `"gradient"`, factors by which second moments change; `"dead"` and
+            `"saturated"`, shares of units and values; `"fan"`, `"gain"` and `"slope"`, by which an
+            initializer is wrong; `"depth"`, by which an error grows; `"distinct"`, a share of
+            values; `"residual"`, by which a residual trunk grows. `docs/audit.md` has the defaults
+            and a reason for each.
 
     Returns:
         An `AuditReport`: `print` it, or `report.plot()`, `report.to_html(path)`, `report.findings`.

@@ -1,7 +1,7 @@
 """What an initializer assumes of its kernel, compared with the kernel, and the corrected argument.
 
 Known are the initializers whose variance follows from fans, Keras' and our own, and those whose
-standard deviation stands in their arguments. Of any other nothing is claimed.
+standard deviation is one of their arguments. Nothing is assumed of any other.
 """
 
 import math
@@ -27,10 +27,10 @@ class Claim(NamedTuple):
     Attributes:
         initializer: The initializer.
         attribute: The argument of the layer that takes it.
-        std: Standard deviation of what it draws; `None` where it is not known.
-        fans: The fans that it counts, of initializers that count any.
-        mode: `"fan_in"`, `"fan_out"` or `"fan_avg"` of those.
-        gain: The factor over `1 / sqrt(fan)` of those.
+        std: Standard deviation of its values; `None` if it is not known.
+        fans: The fans that it assumes; `None` if it uses none.
+        mode: The mode, of initializers that use fans.
+        gain: The gain, of initializers that use fans: the standard deviation times `sqrt(fan)`.
         activation: The activation that it compensates for; `None` if it names none.
         law: The law, as keras_he calls it.
     """
@@ -151,7 +151,7 @@ def written(
     Args:
         claimed: What its initializer assumes; the law and the mode are kept.
         slot: The kernel.
-        activation: The activation that counts: in front of the kernel, or behind it.
+        activation: The activation that matters: it precedes the kernel, or follows it.
         mode: A mode in place of the claimed one.
         fits: Whether the axes of an einsum kernel are left out, since Keras gives them.
     """

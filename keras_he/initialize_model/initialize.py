@@ -39,34 +39,36 @@ def initialize(
 ) -> InitializationReport:
     """Gives every kernel of a model the scale that keeps the signal, and returns what was done.
 
-    One forward pass in training mode measures what each kernel makes of a batch, and sets its
-    second moment to 1; nothing is written before the whole plan is known. Afterwards the layers'
-    configs say how their kernels were made.
+    One forward pass in training mode measures the second moment (the mean of the squares) of each
+    kernel's pre-activation on a batch, and the kernel gets the gain that makes it 1. A kernel's
+    standard deviation is its gain divided by the root of its fan, which is the number of
+    connections into an output unit (fan-in) or out of an input unit (fan-out). Nothing is written
+    before the whole plan is known. Afterwards the layers' configs contain the new initializers.
 
     Args:
-        model: A model: functional, sequential or subclassed, in any nesting. What was not built yet
-            is built by the batch, on a dry run too.
-        data: What to measure on: an array, or a dict or list of arrays as the model takes them (256
-            samples at most count); a `tf.data.Dataset`, a PyTorch `DataLoader` or a
+        model: A model: functional, sequential or subclassed, in any nesting. The batch builds what
+            was not built yet, in a dry run too.
+        data: What to measure on: an array, or a dict or list of arrays as the model takes them (at
+            most 256 samples are used); a `tf.data.Dataset`, a PyTorch `DataLoader` or a
             `keras.utils.PyDataset`, of which the first batch is taken. `None` draws a standard
             normal batch that fits the inputs. `False` measures nothing: every kernel gets the gain
-            of the activation in front.
+            that compensates for the preceding activation.
         mode: `"fan_in"` keeps the signal's second moment, `"fan_out"` the gradient's through
             rectifiers, `"fan_avg"` the mean of both conditions.
         law: Law of the values, by the name of its class: `"truncated_normal"` is that of
             `KaimingTruncatedNormal`. Recurrent kernels of recurrent layers are orthogonal, one
             block per gate, under every law.
-        seed: An integer of at least 0. Each variable's own seed follows from it and from where the
-            variable stands. `None` draws one, which the report tells.
-        residual: `"depth"` scales the last kernel of each branch that a sum adds to a trunk by `1 /
-            sqrt(n)`, with `n` the number of sums on that trunk, and by `1 / n` if the branch ends
-            in an activation, whose mean adds up; `None` leaves it at 1.
-        statistics: `"batch"` gives moving statistics the values of the batch, so that training and
-            inference start from the same signal; `"initial"` makes them again, 0 and 1.
-        only: Paths of variables to set: a shell pattern, for a variable or a layer it is in,
-            several of them, or a function of a path.
-        skip: Paths to leave as they are, in the same ways.
-        dry_run: Whether to return the report and leave the model alone.
+        seed: An integer of at least 0. Each variable's own seed follows from it and from the
+            variable's place in the model. `None` draws a seed, which the report contains.
+        residual: `"depth"` scales the last kernel of each branch that a sum adds to a residual
+            trunk by `1 / sqrt(n)`, with `n` the number of sums on that trunk, and by `1 / n` if the
+            branch ends in an activation, because its mean adds up; `None` scales none.
+        statistics: `"batch"` sets moving statistics to those of the batch, so that training and
+            inference start from the same signal; `"initial"` sets them to 0 and 1.
+        only: Paths of variables to set: a shell pattern for a variable or a layer that contains it,
+            several patterns, or a function of a path.
+        skip: Paths to leave unchanged, in the same forms.
+        dry_run: Whether to return the report and leave the model unchanged.
 
     Returns:
         An `InitializationReport` with a row for each variable; `print` it.
@@ -176,11 +178,11 @@ def _row(one: PlannedVariable, plan: Plan, again: set[int]) -> Row:
 
 
 def _gradient_spread(plan: Plan) -> float | None:
-    """Returns the decades that the gradient of a chain spreads over depth, by fans and moments.
+    """Returns the decades that the gradient of a chain spreads over depth, as predicted.
 
-    Kept exact forward, a kernel multiplies its second moment by `(n_out·E[f'²]) / (n_in·E[f²])`
-    with f the activation in front, and in the other modes by what has their fans in place of
-    `n_in`. The first kernel leads to the input and does not count.
+    A kernel that keeps the signal multiplies the gradient's second moment by
+    `(n_out·E[f'²]) / (n_in·E[f²])`, with f the preceding activation; in the other modes, their fan
+    replaces `n_in`. The first kernel is left out, because it leads to the input.
     """
     factors = []
     for before, one in pairwise(plan.chain):
@@ -197,7 +199,7 @@ def _gradient_spread(plan: Plan) -> float | None:
 
 
 def _depth(plan: Plan) -> list[Note]:
-    """Returns what is unsafe about the activations of a chain."""
+    """Returns a note if the activations of a chain are unsafe at its depth."""
     growth = 1.0
     for one in plan.chain[1:]:
         moments = moments_in_front(one.activation)
@@ -206,7 +208,7 @@ def _depth(plan: Plan) -> list[Note]:
     if growth < _UNSAFE:
         return []
     text = (
-        f"depth: an error of the signal's second moment grows {growth:.2g} times over the depth of "
+        f"depth: an error of the signal's second moment grows by a factor of {growth:.2g} over "
         "these activations (`keras_he.depth_factors`), so another batch may look different"
     )
     return [Note("depth", text)]

@@ -111,6 +111,10 @@ def _fan(position: int) -> Callable[[Line], float | None]:
     return lambda line: line.row.fans[position] if line.row.fans else None
 
 
+def _fan_text(position: int) -> Callable[[Line], str]:
+    return lambda line: f"{line.row.fans[position]:g}" if line.row.fans else ""
+
+
 def _marks(line: Line) -> str:
     numbers = ",".join(str(place) for place in line.verdicts)
     return f"✗{numbers}" if numbers else line.row.left
@@ -152,6 +156,7 @@ COLUMNS = (
         "fan in",
         "Number of connections into one output unit.",
         _fan(0),
+        _fan_text(0),
         initialization=PAGE,
         audit=PAGE,
     ),
@@ -159,6 +164,7 @@ COLUMNS = (
         "fan out",
         "Number of connections out of one input unit.",
         _fan(1),
+        _fan_text(1),
         initialization=PAGE,
         audit=PAGE,
     ),

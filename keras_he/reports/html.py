@@ -25,6 +25,8 @@ figure svg { width: 100%; min-width: 36rem; height: auto; display: block; }
 .finding b { color: var(--wrong); }
 code { font: 13px/1.5 ui-monospace, monospace; }
 pre { margin: .4rem 0 0; overflow-x: auto; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; }
+dt { font-weight: 600; } dd { margin: 0; }
 .scroll { overflow-x: auto; border: 1px solid var(--line); }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .6rem; text-align: right; white-space: nowrap;

@@ -242,7 +242,7 @@ def test_a_trunk_that_no_kernel_can_hold_is_told():
         x = layers.Add()([x, inner])  # twice the trunk, whatever the kernel
     report = keras_he.initialize(keras.Model(inputs, x), seed=1)
     assert "growing-trunk" in {note.kind for note in report.warnings}
-    with pytest.raises(keras_he.KerasHeError, match="the trunk of"):
+    with pytest.raises(keras_he.KerasHeError, match="the residual trunk of"):
         report.check()
 
 

@@ -316,7 +316,7 @@ def _merges(trace: Trace) -> list[Note]:
         notes.append(Note("unseen-merge", text))
     if trace.hidden:
         where = _listed(trace.hidden)
-        text = f"not seen: how {where} use the layers inside; sums there are not scaled"
+        text = f"not seen: sums of the layers inside {where}; they are not scaled"
         notes.append(Note("unseen-layers", text))
     for run in trace.runs:
         grows = max(run.moments) / min(run.moments) if min(run.moments) > 0.0 else 1.0

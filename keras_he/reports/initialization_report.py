@@ -115,7 +115,7 @@ def _others(rows: Sequence[Row]) -> list[str]:
         counts = ", ".join(f"{count} by {rule}" for rule, count in sorted(rules.items()))
         lines.append(f"Re-initialized: {counts}.")
     unusual = [
-        f"{row.path} ({row.values[0]:.3g} to {row.values[1]:.3g})"
+        f"{row.path} {row.values[0]:.3g} to {row.values[1]:.3g}"
         for row in remade
         if row.role == "remade" and row.values is not None and not _usual(row)
     ]

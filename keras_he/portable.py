@@ -253,10 +253,9 @@ def _number(initializer: Any, slot: ModelVariable) -> float:
 
 
 def _kernel(slot: ModelVariable) -> Kernel | None:
-    """Returns the kernel of a variable; a packed one (int4) has another shape."""
-    if slot.geometry is not None:
-        return Kernel(slot.variable, slot.geometry)
-    return next(places(slot.layer)).kernels.get(slot.name)
+    """Returns the kernel that a variable holds; one that is packed (int4) has another shape."""
+    kernels = next(places(slot.layer)).kernels
+    return kernels.get(slot.name)
 
 
 def _built_in(initializer: Any, slot: ModelVariable, number: float) -> tuple[Any, str]:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from statistics import mean
 from typing import Any
 
 import keras
@@ -18,11 +19,11 @@ from keras_he.audit_model.subject import Subject
 from keras_he.audit_model.verdicts import checked_thresholds, in_order
 from keras_he.backend.framework import framework
 from keras_he.backend.keras_private import layers_inside
-from keras_he.backend.tensors import float_tensors, mean_square
+from keras_he.backend.tensors import float_tensors, second_moments
 from keras_he.errors import invalid
-from keras_he.layers.kinds import is_normalisation, is_random
+from keras_he.layers.kinds import is_normalisation
 from keras_he.layers.variables import variables
-from keras_he.layers.walk import Place, layer_paths, not_built
+from keras_he.layers.walk import Place, layer_paths, not_built, random_layers
 from keras_he.notes import NO_NOTE, Note
 from keras_he.passes.backward import backward
 from keras_he.passes.forward import forward, watched
@@ -36,6 +37,10 @@ from keras_he.reports.data import Figures, Row
 from keras_he.theory.standard_deviation import standard_deviation
 
 _SEED = 0  # of a batch, and of the loss that is taken where none is given
+
+
+_NOT_REACHED = Note("not-reached", "not reached by the pass")
+_NOT_SEEN = Note("not-seen", "not seen")
 
 
 def audit(
@@ -109,8 +114,10 @@ def audit(
     tensors = keras.tree.flatten(inputs)
     watcher = Observation(found, tensors, layer_paths(survey), progress.step)
     outputs = forward(model, inputs, keras.StatelessScope(), watcher, _SEED)
+    given, returned = second_moments(inputs), second_moments(outputs)
+    finite_batch = math.isfinite(sum(given + second_moments(targets)))
     kernels = _kernels(watcher, outputs)
-    if backward and float_tensors(outputs):
+    if backward and returned:
         if loss is not None:
             check_loss(taken, outputs)
         _look_back(model, inputs, watcher, kernels, taken, progress.step)
@@ -118,8 +125,8 @@ def audit(
     subject = Subject(
         kernels=kernels,
         **_others(found),
-        broken=watcher.broken if not _finite(outputs) else [],
-        batch_finite=_finite((inputs, targets)),
+        broken=watcher.broken if not math.isfinite(sum(returned)) else [],
+        batch_finite=finite_batch,
         single=_samples(inputs) == 1 and _normalises_batches(model),
         trained=_steps(model) > 0,
         runs=watcher.trace.runs,
@@ -127,15 +134,12 @@ def audit(
         cleaned=_cleaned(data),
         thresholds=limits,
     )
-    return _report(model, found, survey, subject, inputs, outputs)
+    change = mean(returned) / mean(given) if any(given) and returned else None
+    return _report(model, found, survey, subject, change)
 
 
 def _as_tensor(value: Any) -> Any:
     return None if value is None else keras.ops.convert_to_tensor(value)
-
-
-def _finite(values: Any) -> bool:
-    return all(math.isfinite(mean_square(one)) for one in float_tensors(values))
 
 
 def _samples(inputs: Any) -> int:
@@ -170,10 +174,10 @@ def _cleaned(data: Any) -> str:
 
 def _kernels(watcher: Observation, outputs: Any) -> list[ObservedVariable]:
     """Returns the kernels that were reached, in order of execution, with all facts."""
-    trace = watcher.trace
-    last = [key for one in trace.origins("the output", float_tensors(outputs)) for key in one.last]
     reached = {key: one for key, one in watcher.kernels.items() if one.order is not None}
-    factors = branch_factors(trace.runs)
+    origins = watcher.trace.origins("the output", float_tensors(outputs))
+    factors = branch_factors(watcher.trace.runs)
+    last = [key for one in origins for key in one.last]
     for key, kernel in reached.items():
         add_facts(kernel)
         kernel.target = factors.get(key, 1.0) ** 2
@@ -200,34 +204,34 @@ def _look_back(
         variables=[one.variable for one in floats],
         progress=progress,
     )
-    for kernel, gradient in zip(floats, found.variables, strict=True):
-        kernel.kernel_gradient = mean_square(gradient)
+    samples = _samples(inputs)
     last = {id(kernel.layer): kernel for kernel in kernels}
-    for key, each in found.activations.items():
-        if key in last:
-            last[key].gradient = [mean_square(one) for one in each]
-            last[key].energy = sum(mean_square(one) * math.prod(one.shape) for one in each)
-            last[key].energy /= _samples(inputs)
+    seen = [(last[key], each) for key, each in found.activations.items() if key in last]
+    for kernel, moment in zip(floats, second_moments(found.variables), strict=True):
+        kernel.kernel_gradient = moment
+    for kernel, each in seen:
+        kernel.gradient = second_moments(each)
+    for kernel, each in seen:
+        sizes = [math.prod(one.shape) for one in each]
+        kernel.energy = sum(map(math.prod, zip(kernel.gradient, sizes, strict=True))) / samples
 
 
 def _others(found: Sequence[ObservedVariable]) -> dict[str, Any]:
     """Returns what is known of variables that are no kernels at work, as a `Subject` takes it."""
     floats = [one for one in found if keras.backend.is_float_dtype(one.variable.dtype)]
+    sizes = second_moments([one.variable.value for one in floats])
+    silent = [one for one, size in zip(floats, sizes, strict=True) if not size]
     no_kernels = [one for one in floats if one.role != "kernel" or one.name == "embeddings"]
     return {
         "others": [(one, made) for one in no_kernels if (made := claim(one)) is not None],
         "biases": [one for one in floats if one.name == "bias"],
-        "bad_weights": [one for one in floats if not math.isfinite(_size(one))],
+        "bad_weights": [
+            one for one, size in zip(floats, sizes, strict=True) if not math.isfinite(size)
+        ],
         "silent": [
-            one
-            for one in floats
-            if one.name in ("gamma", "scale") and is_normalisation(one.layer) and not _size(one)
+            one for one in silent if one.name in ("gamma", "scale") and is_normalisation(one.layer)
         ],
     }
-
-
-def _size(one: ObservedVariable) -> float:
-    return mean_square(one.variable.value)
 
 
 def _report(
@@ -235,26 +239,27 @@ def _report(
     found: Sequence[ObservedVariable],
     survey: Sequence[Place],
     subject: Subject,
-    inputs: Any,
-    outputs: Any,
+    end_to_end: float | None,
 ) -> AuditReport:
     kernels = {kernel.path: kernel for kernel in subject.kernels}
     unseen = [one for one in found if one.path not in kernels]
-    rows = [_seen(kernel) for kernel in subject.kernels] + [_unseen(one) for one in unseen]
+    stds = _expected_stds(subject.kernels)
+    names = [activation_name(kernel.activation) for kernel in subject.kernels]
+    seen = zip(subject.kernels, names, stds, strict=True)
+    rows = [_seen(*each) for each in seen] + [_unseen(one) for one in unseen]
     gradients = [row.figures.gradient for row in rows if row.figures and row.figures.gradient]
-    given, made = (_moment(one) for one in (inputs, outputs))
     return AuditReport(
         model=model.name,
         rows=tuple(rows),
+        random_layers=tuple(random_layers(survey)),
         warnings=(
             *not_built(survey),
             *_unseen_weights(found),
             *_of_subject(model, subject),
         ),
-        random_layers=tuple(layer.name for layer in layers_inside(model) if is_random(layer)),
         gradient_spread=(math.log10(max(gradients) / min(gradients)) if gradients else None),
         findings=in_order([*symptoms(subject), *causes(subject)]),
-        end_to_end=made / given if given and made is not None else None,
+        end_to_end=end_to_end,
         depth_growth=max((growth for _, growth in growths(subject, restart=False)), default=None),
     )
 
@@ -284,12 +289,7 @@ def _of_subject(model: Any, subject: Subject) -> list[Note]:
     return notes
 
 
-def _moment(values: Any) -> float | None:
-    moments = [mean_square(one) for one in float_tensors(values)]
-    return sum(moments) / len(moments) if moments else None
-
-
-def _seen(kernel: ObservedVariable) -> Row:
+def _seen(kernel: ObservedVariable, activation: str, expected_std: float | None) -> Row:
     made, units = kernel.claim, kernel.units
     gradient = kernel.gradient[0] if kernel.gradient else None
     ratio = None
@@ -298,10 +298,10 @@ def _seen(kernel: ObservedVariable) -> Row:
     return replace(
         _row(kernel),
         fans=kernel.fans,
-        activation=activation_name(kernel.activation),
-        std=_expected_std(kernel),
+        activation=activation,
+        std=expected_std,
         rule="measured" if kernel.moments else "",
-        left=NO_NOTE if kernel.moments else Note("not-seen", "not seen"),
+        left=NO_NOTE if kernel.moments else _NOT_SEEN,
         moments=tuple(kernel.moments),
         target=kernel.target if _closer(kernel) else 1.0,
         figures=Figures(
@@ -319,13 +319,16 @@ def _seen(kernel: ObservedVariable) -> Row:
     )
 
 
-def _expected_std(kernel: ObservedVariable) -> float | None:
-    """Returns the standard deviation that follows from fans, activation and depth."""
-    fans = kernel.fans
-    if fans is None or kernel.expected is None or not min(fans) > 0.0:
-        return None
-    gain = 1.0 / math.sqrt(kernel.expected.moments.signal)
-    return standard_deviation(gain, fans, "fan_in") * math.sqrt(kernel.target)
+def _expected_stds(kernels: Sequence[ObservedVariable]) -> list[float | None]:
+    """Returns the standard deviations that follow from fans, activation and depth."""
+    stds: list[float | None] = []
+    for kernel in kernels:
+        std = None
+        if kernel.fans is not None and kernel.expected is not None and min(kernel.fans) > 0.0:
+            gain = math.sqrt(kernel.target / kernel.expected.moments.signal)
+            std = standard_deviation(gain, kernel.fans, "fan_in")
+        stds.append(std)
+    return stds
 
 
 def _closer(kernel: ObservedVariable) -> bool:
@@ -338,7 +341,7 @@ def _closer(kernel: ObservedVariable) -> bool:
 
 def _unseen(one: ObservedVariable) -> Row:
     kernel = one.role in ("kernel", "unknown")
-    left = one.left or Note("not-reached", "not reached by the pass")
+    left = one.left or _NOT_REACHED
     return replace(_row(one), left=left if kernel else NO_NOTE)
 
 

@@ -11,7 +11,7 @@ import keras
 
 from keras_he.backend.keras_private import tells_axes
 from keras_he.errors import KerasHeError
-from keras_he.initializers.activation_argument import read_activation
+from keras_he.initializers.activation_argument import LINEAR, RELU, read_activation
 from keras_he.initializers.kaiming import Kaiming
 from keras_he.initializers.names import meanings
 from keras_he.layers.variables import ModelVariable
@@ -98,7 +98,7 @@ def _variance_scaling(initializer: Any, attribute: str, slot: ModelVariable) -> 
             float(math.prod(shape[axis] for axis in axes[1])),
         )
     gain = math.sqrt(initializer.scale)
-    named = {1.0: "linear", 2.0: "relu"}.get(initializer.scale)
+    gained = {1.0: LINEAR, 2.0: RELU}.get(initializer.scale)
     uniform = initializer.distribution == "uniform"
     return Claim(
         initializer,
@@ -107,7 +107,7 @@ def _variance_scaling(initializer: Any, attribute: str, slot: ModelVariable) -> 
         fans,
         initializer.mode,
         gain,
-        read_activation(named) if named else None,
+        gained,
         "uniform" if uniform else "normal",
     )
 
@@ -184,7 +184,7 @@ def written(
 def _differences(slot: ModelVariable, *, fits: bool) -> dict[str, Any]:
     """Returns what is special about how a kernel is used."""
     assert slot.geometry is not None
-    geometry = slot.geometry.arguments()
+    geometry = dict(slot.arguments)
     if geometry["input_axes"] is not None:
         # A matrix is the same by its rank; Keras 3.15 gives the axes of any other by itself.
         if fits or len(slot.shape) == 2:

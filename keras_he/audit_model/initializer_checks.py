@@ -13,7 +13,7 @@ from keras_he.audit_model.initializer_assumptions import Claim, written
 from keras_he.audit_model.kernel_facts import ObservedVariable
 from keras_he.audit_model.subject import Subject
 from keras_he.errors import KerasHeError
-from keras_he.initializers.activation_argument import read_activation
+from keras_he.initializers.activation_argument import LINEAR, read_activation
 from keras_he.reports.data import Finding
 from keras_he.theory.activations import Activation
 from keras_he.theory.activations import gain as moments_gain
@@ -77,7 +77,7 @@ def _fans_in_words(fans: Fans, mode: str) -> str:
 
 def _chosen(subject: Subject, kernel: ObservedVariable, claim: Claim) -> Activation:
     """Returns the activation to write: the assumed one, unless its gain is known to be wrong."""
-    claimed = claim.activation or read_activation("linear")
+    claimed = claim.activation or LINEAR
     counted = _counted(kernel, claim)
     if counted is None or (kernel.kernels_before == 0 and claim.activation is not None):
         return claimed

@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_he.audit_model.initializer_assumptions import Claim, claim
 from keras_he.errors import KerasHeError
-from keras_he.initializers.activation_argument import read_activation
+from keras_he.initializers.activation_argument import LINEAR, read_activation
 from keras_he.layers.variables import ModelVariable
 from keras_he.passes.tensor_origins import UNKNOWN
 from keras_he.reports.data import moment_of_calls
@@ -112,7 +112,7 @@ def add_facts(kernel: ObservedVariable) -> None:
 def _expected(activation: Any) -> Activation | None:
     """Returns the preceding activation, `None` where it is not known."""
     if activation is None:
-        return read_activation("linear")
+        return LINEAR
     if isinstance(activation, str) and activation == UNKNOWN:
         return None
     try:

@@ -6,7 +6,7 @@ not linear are what an audit is there to show.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,11 +14,10 @@ import keras
 import numpy as np
 
 from keras_he.audit_model.kernel_facts import ObservedVariable, Units
-from keras_he.backend.keras_private import layers_inside
 from keras_he.backend.tensors import float_tensors, mean_square, number
 from keras_he.layers.kinds import ACTIVATIONS, SEPARABLE, is_normalisation
 from keras_he.passes.kernel_watcher import LayerCall, OriginWatcher, depthwise_output
-from keras_he.passes.preceding_activation import moments_in_front
+from keras_he.passes.preceding_activation import preceding_moments
 from keras_he.passes.tensor_origins import UNKNOWN, Origin
 
 _STILL = 1e-3  # a unit whose output moves by less than this share of its input passes no gradient
@@ -42,6 +41,8 @@ class Observation(OriginWatcher):
         broken: Layers that return NaN or infinity for finite inputs, in order.
     """
 
+    sees_cells = True
+
     def __init__(
         self,
         found: Iterable[ObservedVariable],
@@ -55,20 +56,11 @@ class Observation(OriginWatcher):
         self.calls: dict[int, list[tuple[int, ...]]] = {}
         self.broken: list[str] = []
 
-    def kernels_of(self, layer: Any) -> Sequence[ObservedVariable]:
-        """Returns the kernels of a layer, of a recurrent one those of its cells."""
-        own = super().kernels_of
-        if not isinstance(layer, keras.layers.RNN):
-            return own(layer)
-        return [kernel for inner in layers_inside(layer) for kernel in own(inner)]
-
     def run(self, call: LayerCall) -> Any:
         """Runs a layer, and observes its kernels."""
         layer, kernels = call.layer, call.kernels
-        before = None
-        for kernel in kernels:
-            self._reach(kernel, call.inputs, before)
-            before = kernel
+        if call.first and call.inputs:
+            self._record_inputs(call)
         if not kernels or isinstance(layer, keras.layers.RNN):
             return call.run()
         if isinstance(layer, SEPARABLE):
@@ -119,23 +111,17 @@ class Observation(OriginWatcher):
             kernel.units.dead = _dead(value, result, 1 if first and len(value.shape) > 2 else -1)
             kernel.units.saturated = _outside(value, bounds)
 
-    def _reach(
-        self,
-        kernel: ObservedVariable,
-        inputs: Sequence[Origin],
-        before: ObservedVariable | None,
-    ) -> None:
-        """Records the inputs of a kernel, or the kernel `before` it in the same layer."""
-        if not self.reach(kernel) or not inputs:
-            return
-        kernel.kernels_before = max(one.kernels for one in inputs)
-        if before is not None:  # no activation stands between the halves of a separable convolution
-            kernel.sources = frozenset([id(before.variable)])
-            kernel.input_moment = before.input_moment
-            return
-        kernel.input_moment = mean_square(inputs[0].tensor)
-        kernel.activation = inputs[0].activation
-        kernel.sources = frozenset().union(*(one.sources for one in inputs))
+    def _record_inputs(self, call: LayerCall) -> None:
+        """Records the inputs of a layer's kernels; of a later kernel the one before it."""
+        kernels_before = max(one.kernels for one in call.inputs)
+        sources = frozenset().union(*(one.sources for one in call.inputs))
+        moment = mean_square(call.inputs[0].tensor)
+        call.kernels[0].activation = call.activation
+        for kernel in call.kernels:
+            kernel.kernels_before, kernel.input_moment = kernels_before, moment
+            kernel.sources = sources
+            # No activation stands between the halves of a separable convolution.
+            sources = frozenset([id(kernel.variable)])
 
     def _break(self, call: LayerCall) -> None:
         """Names a layer whose output is NaN or infinity, if its inputs are not."""
@@ -148,7 +134,7 @@ class Observation(OriginWatcher):
         """Returns whether an activation acts element by element, and where a sigmoid is steep."""
         known = self._read.get(id(activation))
         if known is None:
-            acts = moments_in_front(activation) is not None
+            acts = preceding_moments(activation) is not None
             known = (activation, acts, _steep(activation) if acts else None)
             self._read[id(activation)] = known
         return known[1:]

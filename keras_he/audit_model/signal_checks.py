@@ -13,7 +13,7 @@ from keras_he.audit_model.kernel_facts import ObservedVariable
 from keras_he.audit_model.subject import Subject
 from keras_he.backend.tensors import mean_square
 from keras_he.errors import KerasHeError
-from keras_he.initializers.activation_argument import read_activation
+from keras_he.initializers.activation_argument import LINEAR, RELU
 from keras_he.layers.kinds import has_fixed_threshold
 from keras_he.layers.variables import remade_initializer
 from keras_he.reports.data import Finding
@@ -98,8 +98,8 @@ def _right_initializer(subject: Subject, kernel: ObservedVariable) -> str:
     claim = kernel.claim._replace(mode="fan_in")
     if claim.fans is None:
         claim = claim._replace(law="normal")
-    wanted = kernel.expected if kernel.kernels_before else read_activation("linear")
-    return written(claim, kernel, wanted or read_activation("relu"))
+    wanted = kernel.expected if kernel.kernels_before else LINEAR
+    return written(claim, kernel, wanted or RELU)
 
 
 def _identical(subject: Subject) -> Iterator[Finding]:

@@ -14,7 +14,6 @@ newest and the nightly one: 3.12.4, 3.15.1 and 3.16.0.dev2026102704.
 | `Model.operations` | operations of functional models that are no layers | all |
 | `keras.src.ops` | classes of operations, which are known by their names | all |
 | `keras.` | modules of Keras' own layers begin with it | all |
-| `ConvLSTMCell` | the cell of convolutional LSTMs, whose class is not exported | all |
 | `lora_` | the names of the weights that LoRA adds | all |
 | `Variable.__init__`, `Variable.assign` | which variable is initialized, or assigned | all |
 | `VarianceScaling(input_axes=)` | whether initializers are told the axes of einsum kernels | all |
@@ -32,7 +31,7 @@ import zipfile
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 _MISSING = object()
 
@@ -64,16 +63,37 @@ def holds(layer: Any, found: Container[int]) -> bool:
     return any(id(inner) in found for inner in layers_inside(layer))
 
 
-def own_variables(layer: Any) -> list[Any]:
-    """Returns the variables that `layer` alone holds, the states of seed generators included."""
-    inner = {id(variable) for child in sublayers(layer) for variable in child.variables}
-    return [variable for variable in layer.variables if id(variable) not in inner]
+class Own(NamedTuple):
+    """What a layer holds itself, without the layers inside.
+
+    Attributes:
+        layers: The layers directly inside.
+        variables: Its variables, the states of seed generators included.
+        weights: Its trainable weights, frozen ones included.
+        attributes: See `attributes`.
+    """
+
+    layers: list[Any]
+    variables: list[Any]
+    weights: list[Any]
+    attributes: dict[str, Any]
 
 
-def own_trainable_weights(layer: Any) -> list[Any]:
-    """Returns the trainable weights that `layer` alone holds, frozen ones included."""
-    inner = {id(weight) for child in sublayers(layer) for weight in child.weights}
-    return [weight for weight in layer._trainable_variables if id(weight) not in inner]
+def own(layer: Any) -> Own:
+    """Returns what a layer holds itself."""
+    inside = sublayers(layer)
+    inner = {id(variable) for one in inside for variable in one.variables}
+    return Own(
+        inside,
+        [variable for variable in layer.variables if id(variable) not in inner],
+        [weight for weight in layer._trainable_variables if id(weight) not in inner],
+        attributes(layer),
+    )
+
+
+def own_of_all(layer: Any) -> dict[int, Own]:
+    """Returns, by identity, what a layer and each layer inside it hold themselves."""
+    return {id(one): own(one) for one in layers_inside(layer)}
 
 
 def is_lora(weight: Any) -> bool:
@@ -130,11 +150,6 @@ def operation_name(operation: Any) -> str:
 def is_of_keras(layer: Any) -> bool:
     """Returns whether the class of a layer or an operation is one of Keras, not of a package."""
     return type(layer).__module__.startswith("keras.")
-
-
-def is_convolutional_lstm_cell(layer: Any) -> bool:
-    """Returns whether a layer is the cell of a ConvLSTM, or one that is made like it."""
-    return hasattr(layer, "unit_forget_bias") and hasattr(layer, "recurrent_initializer")
 
 
 def wrap_variables(**wrappers: Callable[[Callable[..., Any]], Any]) -> Callable[[], None]:

@@ -29,12 +29,24 @@ def to_array(value: Any) -> NDArray[Any]:
     return np.asarray(value)
 
 
+def eager_floats(values: Any) -> list[Any] | None:
+    """Returns the tensors of floats in a nested structure, `None` if it holds symbolic tensors."""
+    if any(framework.is_symbolic(value) for value in keras.tree.flatten(values)):
+        return None
+    return float_tensors(values)
+
+
 def number(tensor: Any) -> float:
     """Returns the number in a tensor of one element, also where parts of it lie on several devices.
 
     On PyTorch `float` of a tensor that is cut over processes sees one process's part alone.
     """
     return float(keras.ops.convert_to_numpy(tensor))
+
+
+def second_moments(values: Any) -> list[float]:
+    """Returns the second moment of each tensor of floats in a nested structure."""
+    return [mean_square(one) for one in float_tensors(values)]
 
 
 def mean_square(value: Any) -> float:

@@ -1,12 +1,13 @@
 """Whole models: one call that gives every kernel the right scale, and tells what it did."""
 
+import math
 import secrets
-from itertools import pairwise
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import keras
 
-from keras_he.errors import KerasHeError, did_you_mean, invalid
+from keras_he.errors import did_you_mean, invalid
 from keras_he.initialize_model.plan import Plan, Request, follows, make_plan
 from keras_he.initialize_model.planned_variable import PlannedVariable, Settings, seed_of
 from keras_he.initialize_model.write import apply, assignments, reproduced
@@ -14,12 +15,13 @@ from keras_he.notes import Note
 from keras_he.passes.forward import watched
 from keras_he.passes.inputs import first_batch
 from keras_he.passes.model_checks import Progress, check_model, survey_of
-from keras_he.passes.preceding_activation import activation_name, moments_in_front
-from keras_he.reports.data import Row, gradient_spread
+from keras_he.passes.preceding_activation import activation_name, preceding_moments
+from keras_he.reports.data import Row
 from keras_he.reports.initialization_report import InitializationReport
 from keras_he.sampling.laws import LawName, law_named
 from keras_he.theory.kernel_geometry import integer
-from keras_he.theory.standard_deviation import Mode, checked_mode
+from keras_he.theory.quadrature import Moments
+from keras_he.theory.standard_deviation import Mode, checked_mode, standard_deviation
 
 _UNSAFE = 10.0  # factor over the whole depth from which on an error of the signal is told
 
@@ -91,13 +93,14 @@ def initialize(
         arXiv:1511.06422, for measuring it; Zhang et al. (2019), arXiv:1901.09321, and De and Smith
         (2020), arXiv:2002.10444, for the depth of residual networks.
     """
-    settings = Settings(law_named(law).name, checked_mode(mode))
     _one_of("residual", residual, ("depth", None))
     _one_of("statistics", statistics, ("batch", "initial"))
     seed = _checked_seed(seed)
+    settings = Settings(mode=checked_mode(mode), law=law_named(law).name)
+    batch_seed = seed_of(seed, "the batch")
     check_model(model)
     measures = data is not False
-    batch = _batch(model, data, seed_of(seed, "the batch"))
+    batch = first_batch(model, data, batch_seed)
     survey = survey_of(model, batch)
     progress = Progress(len(watched(model)))
     request = Request(settings, seed, measures, residual, statistics, only, skip)
@@ -130,33 +133,31 @@ def _checked_seed(seed: Any) -> int:
     return number
 
 
-def _batch(model: Any, data: Any, seed: int) -> Any:
-    """Returns the batch, or `None` where none is known and none is needed."""
-    if data is not False:
-        return first_batch(model, data, seed)
-    try:
-        return first_batch(model, None, seed)
-    except KerasHeError:
-        return None
-
-
 def _report(
     model: Any, plan: Plan, seed: int, again: set[int], *, written: bool
 ) -> InitializationReport:
+    activations = [one.activation for one in plan.variables]
+    along_chain = [one.activation for one in plan.chain[1:]]
+    names = list(map(activation_name, activations))
+    moments = list(map(preceding_moments, along_chain))
+    for one in plan.variables:
+        if one.gain is not None and one.fans is not None:
+            one.std = standard_deviation(one.gain, one.fans, plan.settings.mode)
+    rows = zip(plan.variables, names, strict=True)
     return InitializationReport(
         model=model.name,
         mode=plan.settings.mode,
         law=plan.settings.law,
         seed=seed,
-        rows=tuple(_row(one, plan, again) for one in plan.variables),
-        warnings=(*plan.notes, *_depth(plan), *_optimizer(model)),
+        rows=tuple(_row(one, name, again) for one, name in rows),
+        warnings=(*plan.notes, *_depth(moments), *_optimizer(model)),
         random_layers=tuple(plan.random_layers),
-        gradient_spread=_gradient_spread(plan),
+        gradient_spread=_gradient_spread(plan, moments),
         written=written,
     )
 
 
-def _row(one: PlannedVariable, plan: Plan, again: set[int]) -> Row:
+def _row(one: PlannedVariable, activation: str, again: set[int]) -> Row:
     observed = one.geometry is not None and one.order is not None
     clone = ("same" if one.seed in again else "draws anew") if one.is_set else ""
     return Row(
@@ -165,9 +166,9 @@ def _row(one: PlannedVariable, plan: Plan, again: set[int]) -> Row:
         shape=one.shape,
         role=one.role,
         fans=one.fans,
-        activation=activation_name(one.activation) if observed else None,
+        activation=activation if observed else None,
         gain=one.gain,
-        std=one.std(plan.settings.mode),
+        std=one.std,
         rule="" if one.left else one.rule,
         left=one.left,
         moments=tuple(float(f"{moment:.3g}") for moment in one.moments),
@@ -177,34 +178,43 @@ def _row(one: PlannedVariable, plan: Plan, again: set[int]) -> Row:
     )
 
 
-def _gradient_spread(plan: Plan) -> float | None:
+def _gradient_spread(plan: Plan, moments: Sequence[Moments | None]) -> float | None:
     """Returns the decades that the gradient of a chain spreads over depth, as predicted.
 
     A kernel that keeps the signal multiplies the gradient's second moment by
     `(n_out·E[f'²]) / (n_in·E[f²])`, with f the preceding activation; in the other modes, their fan
     replaces `n_in`. The first kernel is left out, because it leads to the input.
+
+    Args:
+        plan: The plan.
+        moments: Of the activation that precedes each kernel of the chain but the first.
     """
     factors = []
-    for before, one in pairwise(plan.chain):
-        moments, fans = moments_in_front(one.activation), one.fans
-        if moments is None or fans is None or not follows(before, one):
+    for before, one, preceding in zip(plan.chain[:-1], plan.chain[1:], moments, strict=True):
+        fans = one.fans
+        if preceding is None or fans is None or not follows(before, one):
             return None
         divisor = {
             "fan_in": fans.fan_in,
             "fan_out": fans.fan_out,
             "fan_avg": (fans.fan_in + fans.fan_out) / 2,
         }[plan.settings.mode]
-        factors.append(fans.fan_out * moments.gradient / (divisor * moments.signal))
-    return gradient_spread(factors) if factors else None
+        factors.append(fans.fan_out * preceding.gradient / (divisor * preceding.signal))
+    return _spread(factors) if factors else None
 
 
-def _depth(plan: Plan) -> list[Note]:
+def _spread(factors: Sequence[float]) -> float:
+    """Returns the decades between the extremes of a number that factors multiply in turn."""
+    level, levels = 0.0, [0.0]
+    for factor in factors:
+        level += math.log10(factor)
+        levels.append(level)
+    return max(levels) - min(levels)
+
+
+def _depth(moments: Sequence[Moments | None]) -> list[Note]:
     """Returns a note if the activations of a chain are unsafe at its depth."""
-    growth = 1.0
-    for one in plan.chain[1:]:
-        moments = moments_in_front(one.activation)
-        if moments is not None:
-            growth *= moments.depth / moments.signal
+    growth = math.prod(one.depth / one.signal for one in moments if one is not None)
     if growth < _UNSAFE:
         return []
     text = (

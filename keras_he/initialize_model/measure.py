@@ -11,15 +11,16 @@ A kernel whose pre-activation cannot be observed gets the gain of the preceding 
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import keras
 
-from keras_he.backend.keras_private import is_of_keras, layers_inside, own_trainable_weights
+from keras_he.backend.keras_private import is_of_keras, layers_inside, own
 from keras_he.backend.tensors import mean_square, number
 from keras_he.errors import NotMeasurable
 from keras_he.initialize_model.planned_variable import PlannedVariable, Settings
-from keras_he.layers.kinds import SEPARABLE, is_normalisation, is_random
+from keras_he.layers.kinds import SEPARABLE, is_normalisation
 from keras_he.notes import Note
 from keras_he.passes.kernel_watcher import LayerCall, OriginWatcher, depthwise_output
 from keras_he.passes.moving_statistics import MovingStatistics
@@ -55,21 +56,12 @@ class Measurement(OriginWatcher):
         measures: bool,
         progress: Callable[[], None],
     ) -> None:
-        super().__init__([one for one in found if one.role == "kernel"], inputs, paths, progress)
         self._settings, self._scope = settings, scope
         self._factors, self._measures = factors, measures
         self._biases = {id(one.layer): one for one in found if one.adds_bias}
-        self._verified: tuple[Any, list[float]] | None = None  # a layer, and second moments
+        super().__init__([one for one in found if one.role == "kernel"], inputs, paths, progress)
         self.statistics = MovingStatistics(scope)
-        self.random_layers: list[str] = []
         self.notes: list[Note] = []
-
-    def on_call(self, layer: Any, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Runs a layer, and notes whether it is random."""
-        outputs = super().on_call(layer, call, args, kwargs)
-        if is_random(layer) and self.path(layer) not in self.random_layers:
-            self.random_layers.append(self.path(layer))
-        return outputs
 
     def run(self, call: LayerCall) -> Any:
         """Runs a layer, and measures its kernels."""
@@ -79,17 +71,10 @@ class Measurement(OriginWatcher):
         elif kernels and not all(kernel.unseen for kernel in kernels):
             return self._kernel_call(call)
         for kernel in kernels:
-            self._analytic(kernel, _preceding(call))
+            self._analytic(kernel, call.activation)
         if isinstance(layer, keras.layers.BatchNormalization):
             return self.statistics.run(call)
         return call.run()
-
-    def on_activation(self, layer: Any, activation: Callable[[Any], Any], value: Any) -> Any:
-        """Measures a pre-activation, and applies the activation to what it will be."""
-        if self._verified is not None and self._verified[0] is layer:
-            self._verified[1].append(mean_square(value))
-            return activation(value)
-        return super().on_activation(layer, activation, value)
 
     def kernel_output(self, call: LayerCall, value: Any) -> Any:
         """Returns a pre-activation as it will be."""
@@ -122,9 +107,8 @@ class Measurement(OriginWatcher):
         layer, kernels = call.layer, call.kernels
         separable = isinstance(layer, SEPARABLE)
         for kernel in kernels:
-            self.reach(kernel)
             # No activation stands between the halves of a separable convolution.
-            kernel.activation = None if separable and kernel is kernels[-1] else _preceding(call)
+            kernel.activation = None if separable and kernel is kernels[-1] else call.activation
         if not self._measures:
             for kernel in kernels:
                 self._analytic(kernel, kernel.activation)
@@ -163,11 +147,11 @@ class Measurement(OriginWatcher):
             offset = call.run()
             self._scaled([kernel], outputs - offset, ())
         self._scope.add_update((kernel.variable, unit * _gain(kernel)))
-        outer, self._verified = self._verified, (call.layer, [])
-        final = call.run()
-        seen, self._verified = self._verified[1], outer
+        final_call = replace(call, verified=[])
+        final = self.observe(final_call)
         self._scope.add_update((kernel.variable, unit))
-        moment = seen[-1] if call.observed and seen else mean_square(final - offset)
+        verified = final_call.verified if call.observed else None
+        moment = verified[-1] if verified else mean_square(final - offset)
         if not abs(moment - kernel.moments[-1]) <= _LINEAR * kernel.moments[-1]:
             raise NotMeasurable(
                 f"`{kernel.path}` must be linear in its kernel to be measured. With a gain "
@@ -217,7 +201,6 @@ class Measurement(OriginWatcher):
 
     def _analytic(self, kernel: PlannedVariable, activation: Any) -> None:
         """Gives a kernel the gain of the preceding activation."""
-        self.reach(kernel)
         if not kernel.is_set or kernel.gain is not None:
             return
         kernel.activation = activation
@@ -244,15 +227,10 @@ class Measurement(OriginWatcher):
         cells = getattr(call.layer.cell, "cells", [call.layer.cell])
         for position, cell in enumerate(cells):
             for inner in layers_inside(cell):
-                for kernel in self.kernels_of(inner):
-                    if kernel.order is None:
-                        self._analytic(kernel, None if position else _preceding(call))
-                        self._place(kernel)
-
-
-def _preceding(call: LayerCall) -> Any:
-    """Returns the activation that a layer's first input passed last."""
-    return call.inputs[0].activation if call.inputs else None
+                kernels = self.kernels_of(inner)
+                for kernel in kernels if self.reach(kernels) else ():
+                    self._analytic(kernel, None if position else call.activation)
+                    self._place(kernel)
 
 
 def _is_zero(kernel: PlannedVariable) -> bool:
@@ -272,7 +250,7 @@ def _may_be_zero(call: LayerCall) -> bool:
         return True
     if not is_of_keras(layer):
         # A user's layer, such as a mask, or a branch with a factor that starts at zero.
-        factors = [one for one in own_trainable_weights(layer) if one.name != "bias"]
+        factors = [one for one in own(layer).weights if one.name != "bias"]
         return not layer.weights or any(not mean_square(one.value) for one in factors)
     if is_normalisation(layer):
         scale = getattr(layer, "gamma", getattr(layer, "scale", None))

@@ -11,14 +11,15 @@ from typing import Any, NamedTuple
 
 import keras
 
+from keras_he.backend.framework import framework
 from keras_he.errors import KerasHeError, NotMeasurable
 from keras_he.initialize_model.measure import Measurement
 from keras_he.initialize_model.planned_variable import PlannedVariable, Settings, seed_of
 from keras_he.initialize_model.second_pass import FinalPass, backward_moments
 from keras_he.layers.kinds import has_fixed_threshold
 from keras_he.layers.path_patterns import selected
-from keras_he.layers.variables import remade_initializer, variables
-from keras_he.layers.walk import Place, layer_paths, not_built
+from keras_he.layers.variables import remade_value, variables
+from keras_he.layers.walk import Place, layer_paths, not_built, random_layers
 from keras_he.notes import NO_NOTE, Note
 from keras_he.passes.forward import forward
 from keras_he.passes.moving_statistics import MovingStatistics, initial
@@ -91,12 +92,13 @@ def make_plan(
     progress: Callable[[], None],
 ) -> Plan:
     """Returns the plan of a model and its `places`; `batch=None` runs no pass."""
+    pass_seed = seed_of(request.seed, "a pass") % 2**32
     plan = Plan(request.settings, variables(model, survey, PlannedVariable))
     _select(plan.variables, request)
     plan.notes += not_built(survey)
     if batch is not None:
         inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, batch)
-        pass_seed = seed_of(request.seed, "a pass") % 2**32
+        plan.random_layers = random_layers(survey)
         given = _Pass(model, inputs, layer_paths(survey), pass_seed, progress)
         try:
             watcher = _measure(plan, given, request)
@@ -119,11 +121,13 @@ def make_plan(
 
 def _select(found: Sequence[PlannedVariable], request: Request) -> None:
     """Decides which variables change, and gives each its seed."""
-    chosen = selected([one.path for one in found], request.only, request.skip)
     for one in found:
         one.seed = seed_of(request.seed, one.key)
+    chosen = selected([one.path for one in found], request.only, request.skip)
+    for one in found:
         one.left = one.left or (NO_NOTE if one.path in chosen else _NOT_SELECTED)
         one.is_set = one.role == "kernel" and not one.left
+    for one in found:
         if one.is_set and has_fixed_threshold(one.layer):
             raise NotMeasurable(
                 f"`{one.path}` must set the size of its layer's output to be initialized. With a "
@@ -131,16 +135,9 @@ def _select(found: Sequence[PlannedVariable], request: Request) -> None:
                 f'kernel out with `skip="{one.path}"`.'
             )
         if one.role == "remade" and not one.left:
-            _remake(one)
-
-
-def _remake(one: PlannedVariable) -> None:
-    """Makes a bias or a parameter of a normalisation again, as its layer made it."""
-    make = remade_initializer(one.layer, one.name)
-    if make is not None:
-        values = make(one.shape, dtype=one.variable.dtype)
-        one.value = keras.ops.convert_to_tensor(values, dtype=one.variable.dtype)
-        one.rule = f"{one.name}_initializer"
+            one.value, one.rule = remade_value(one), f"{one.name}_initializer"
+    for one in found:
+        one.layout = framework.layout_of(one.variable)
 
 
 def _measure(plan: Plan, given: _Pass, request: Request) -> Measurement:
@@ -159,7 +156,6 @@ def _measure(plan: Plan, given: _Pass, request: Request) -> Measurement:
             watcher.give_up(one)
     trace = watcher.trace
     plan.notes += watcher.notes + _merges(trace)
-    plan.random_layers = watcher.random_layers
     plan.chain = [] if trace.runs or trace.left or trace.unseen else _chain(plan)
     return watcher
 
@@ -240,17 +236,17 @@ def _take_to_mode(plan: Plan, given: _Pass) -> None:
 
 def _gain_of_mode(one: PlannedVariable, mode: str, ratio: float | None) -> float:
     """Returns the gain in a mode of a kernel that was measured forward."""
-    forward_std, backward_std, fans = one.std("fan_in"), one.std("fan_out"), one.fans
-    assert forward_std is not None
-    assert backward_std is not None
-    assert fans is not None
+    assert one.gain is not None
+    assert one.fans is not None
+    forward_std = standard_deviation(one.gain, one.fans, "fan_in")
+    backward_std = standard_deviation(one.gain, one.fans, "fan_out")
     if ratio is not None:
         backward_std = forward_std / math.sqrt(ratio)
     std = {
         "fan_out": backward_std,
         "fan_avg": math.sqrt(2 / (forward_std**-2 + backward_std**-2)),
     }[mode]
-    return float(f"{std / standard_deviation(1.0, fans, mode):.3g}")
+    return float(f"{std / standard_deviation(1.0, one.fans, mode):.3g}")
 
 
 def follows(before: PlannedVariable, one: PlannedVariable) -> bool:

@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 
 import keras
 
-from keras_he.backend.framework import framework
 from keras_he.initializers.kaiming import CLASSES, Kaiming, KaimingOrthogonal
 from keras_he.layers.variables import ModelVariable
 from keras_he.sampling.laws import LawName
-from keras_he.theory.standard_deviation import Mode, standard_deviation
+from keras_he.theory.standard_deviation import Mode
 
 
 class Settings(NamedTuple):
@@ -28,9 +27,11 @@ class PlannedVariable(ModelVariable):
     Attributes:
         seed: Seed of its values.
         is_set: Whether it is a kernel that gets new values.
+        layout: Its layout, where it lies on several devices.
         rule: How its values are found: `"measured"`, `"analytic"`, `"orthogonal per gate"`, the
             name of an initializer of its layer, or `"batch statistics"`.
         gain: Of kernels, the factor over `1 / sqrt(fan)`.
+        std: The standard deviation of the values of a kernel that is set.
         target: The second moment that the pre-activation of a kernel is to have: 1, or `1 / n`
             before a sum, `1 / n²` where an activation ends the branch.
         activation: The activation that precedes it, `None` where there is none.
@@ -44,8 +45,10 @@ class PlannedVariable(ModelVariable):
 
     seed: int = 0
     is_set: bool = False
+    layout: Any = None
     rule: str = ""
     gain: float | None = None
+    std: float | None = None
     target: float = 1.0
     activation: Any = None
     moments: list[float] = field(default_factory=list)
@@ -83,27 +86,20 @@ class PlannedVariable(ModelVariable):
         asked = (settings, gain, seeded)
         if self._made is None or self._made[0] != asked:
             cls = KaimingOrthogonal if self.recurrent else CLASSES[settings.law]
-            arguments = {} if self.geometry is None else self.geometry.arguments()
             seed = self.seed if seeded else None
-            self._made = (asked, cls(mode=settings.mode, gain=gain, seed=seed, **arguments))
+            self._made = (asked, cls(mode=settings.mode, gain=gain, seed=seed, **self.arguments))
         return self._made[1]
 
     def draw(self, settings: Settings, gain: float) -> Any:
         """Returns the kernel's values under a gain."""
         initializer = self.initializer(settings, gain)
-        return initializer(self.shape, self.variable.dtype, framework.layout_of(self.variable))
+        return initializer(self.shape, self.variable.dtype, self.layout)
 
     @cached_property
     def value_range(self) -> tuple[float, float]:
         """The least and the largest of the values of a variable that is no kernel."""
         numbers = keras.ops.convert_to_numpy(keras.ops.cast(self.planned, "float32"))
         return (float(numbers.min()), float(numbers.max())) if numbers.size else (0.0, 0.0)
-
-    def std(self, mode: Mode) -> float | None:
-        """Returns the standard deviation of the kernel's values."""
-        if self.gain is None or self.fans is None:
-            return None
-        return standard_deviation(self.gain, self.fans, mode)
 
 
 def seed_of(seed: int, key: str) -> int:

@@ -7,7 +7,6 @@ from typing import Any
 
 import keras
 
-from keras_he.backend.keras_private import attributes
 from keras_he.initialize_model.plan import Plan
 from keras_he.initialize_model.planned_variable import PlannedVariable
 from keras_he.notes import Note
@@ -74,7 +73,7 @@ def _initializer(plan: Plan, one: PlannedVariable) -> Any:
 @contextmanager
 def _attributes(assignments: list[Assignment], *, kept: bool) -> Iterator[None]:
     """Sets attributes of layers, and takes them back unless they are kept and all went well."""
-    before = [(layer, name, attributes(layer)[name]) for layer, name, _ in assignments]
+    before = [(layer, name, getattr(layer, name)) for layer, name, _ in assignments]
     done = False
     try:
         for layer, name, value in assignments:

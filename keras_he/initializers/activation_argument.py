@@ -117,9 +117,12 @@ def read_activation(activation: Any, negative_slope: Any = None) -> Activation:
     return with_slope(found if has_slope else found._replace(name=None), negative_slope)
 
 
+LINEAR, RELU = named("linear"), named("relu")
+
+
 def _read(activation: Any) -> Activation:
     if activation is None:
-        return named("relu")
+        return RELU
     if isinstance(activation, str):
         return named(activation)
     cls: Any = type(activation)

@@ -15,9 +15,8 @@ import numpy as np
 from keras_he.backend.framework import framework
 from keras_he.errors import did_you_mean, invalid
 from keras_he.initializers.activation_argument import read_activation
-from keras_he.sampling.laws import LAWS, LawName, law_named
-from keras_he.sampling.orthogonal import draw_orthogonal, largest_element
-from keras_he.sampling.regions import WHOLE, Part, cut_region, draw_region, empty_region
+from keras_he.sampling.laws import LawName, law_named
+from keras_he.sampling.regions import WHOLE, empty_region, furthest, kernel_part
 from keras_he.sampling.stream import STORAGE, Seed, check_std
 from keras_he.theory import kernel_geometry as geometries
 from keras_he.theory.activations import gain as moments_gain
@@ -35,6 +34,10 @@ class Kaiming(keras.initializers.VarianceScaling):
     """Everything that the initializers share, except the law. Use one of its subclasses."""
 
     law: ClassVar[LawName]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        law_named(cls.law)  # an unknown one is an error
 
     def __init__(
         self,
@@ -79,6 +82,10 @@ class Kaiming(keras.initializers.VarianceScaling):
         Raises:
             InvalidArgument: If an argument is out of range, or excludes another.
         """
+        if gain is not None:
+            _refuse_beside_gain(activation, negative_slope)
+            gain = _checked_gain(gain)
+        seed = _checked_seed(seed)
         mode = checked_mode(mode)
         self.kernel_geometry = geometries.make_geometry(
             geometry=geometry,
@@ -88,7 +95,6 @@ class Kaiming(keras.initializers.VarianceScaling):
             input_axes=input_axes,
             output_axes=output_axes,
         )
-        seed = _checked_seed(seed)
         self.activation: str | None = None
         self.negative_slope: float | None = None
         if gain is None:
@@ -98,13 +104,11 @@ class Kaiming(keras.initializers.VarianceScaling):
             # Without a name, the config keeps only the gain.
             self._factor: float | Moments = self.gain if found.name is None else found.moments
         else:
-            _refuse_beside_gain(activation, negative_slope)
-            self.gain = self._factor = _checked_gain(gain)
+            self.gain = self._factor = gain
         super().__init__(
             scale=self.gain**2, mode=mode, distribution="untruncated_normal", seed=seed
         )
-        law = law_named(self.law).name
-        self.distribution = "untruncated_normal" if law == "normal" else law
+        self.distribution = "untruncated_normal" if self.law == "normal" else self.law
         self.geometry, strides, self.groups, self.gates, *axes = self.kernel_geometry
         self.strides = strides[0] if len(strides) == 1 else strides
         self.input_axes, self.output_axes = axes  # Keras before 3.15 has no such arguments
@@ -132,9 +136,14 @@ class Kaiming(keras.initializers.VarianceScaling):
         shape = geometries.checked_shape(shape)
         fans = geometries.geometry_fans(shape, self.kernel_geometry)
         if 0 not in shape:
-            std = self.standard_deviation(fans)
-            check_std(std, dtype, self._furthest(shape))  # before a generator moves on
-            part = self._draw(shape, std, _key(self.seed, layout), dtype)
+            std = standard_deviation(self._factor, fans, self.mode)
+            key = self.seed
+            if isinstance(key, keras.random.SeedGenerator):
+                # Before the generator moves on:
+                check_std(std, dtype, furthest(self.law, shape, self.kernel_geometry))
+                key = _next_key(key, layout)
+            use = self.kernel_geometry
+            part = kernel_part(self.law, shape, use, std, key, dtype, framework.empty)
         else:
             part = partial(empty_region, shape, dtype=dtype)
         if layout is None:
@@ -144,15 +153,6 @@ class Kaiming(keras.initializers.VarianceScaling):
     def standard_deviation(self, fans: geometries.Fans) -> float:
         """Returns the standard deviation of the values of a kernel with these fans."""
         return standard_deviation(self._factor, fans, self.mode)
-
-    def _furthest(self, shape: tuple[int, ...]) -> float:
-        """Returns the largest distance of a value from 0, in standard deviations."""
-        return LAWS[self.law].furthest
-
-    def _draw(self, shape: tuple[int, ...], std: float, key: Seed, dtype: str) -> Part:
-        """Returns the function that returns any region of the kernel."""
-        empty = framework.empty
-        return lambda region: draw_region(self.law, shape, region, std, key, dtype, memory=empty)
 
     def get_config(self) -> dict[str, Any]:
         """Returns what is not the default, as plain JSON; `from_config` is its inverse."""
@@ -269,24 +269,14 @@ class KaimingOrthogonal(Kaiming):
 
     law = "orthogonal"
 
-    def _furthest(self, shape: tuple[int, ...]) -> float:
-        return largest_element(geometries.matrix_axes(shape, self.kernel_geometry))
-
-    def _draw(self, shape: tuple[int, ...], std: float, key: Seed, dtype: str) -> Part:
-        matrices = geometries.matrix_axes(shape, self.kernel_geometry)
-        kernel = draw_orthogonal(matrices, shape, std, key, dtype)
-        return partial(cut_region, kernel)
-
 
 CLASSES: dict[str, type[Kaiming]] = {cls.law: cls for cls in Kaiming.__subclasses__()}
 for _class in CLASSES.values():
     _class.__module__ = "keras_he"  # where users, pickles and saved files find it
 
 
-def _key(seed: Any, layout: Any) -> Seed:
-    """Returns the integer seed, or the next state of the generator, which moves on."""
-    if not isinstance(seed, keras.random.SeedGenerator):
-        return int(seed)
+def _next_key(seed: keras.random.SeedGenerator, layout: Any) -> Seed:
+    """Returns the next state of a generator, which moves on."""
     if framework.is_tracing():
         raise invalid(
             "seed",

@@ -1,4 +1,4 @@
-"""Which variables a call is for: path patterns, or a predicate, for `only` and for `skip`."""
+"""Path patterns and predicates that select variables, for `only` and `skip`."""
 
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
@@ -8,16 +8,16 @@ from keras_he.errors import did_you_mean, invalid
 
 
 def selected(paths: Sequence[str], only: Any, skip: Any) -> set[str]:
-    """Returns the paths that `only` takes and `skip` does not.
+    """Returns the paths that `only` selects and `skip` does not.
 
     Args:
         paths: Paths of the variables.
         only: A pattern, a sequence of patterns, a function from a path to a bool, or `None` for
-            all. A pattern is one of the shell's, for a variable or for a layer that it is in.
+            all. A pattern is a shell pattern for a variable, or for a layer that contains it.
         skip: As `only`; `None` for none.
 
     Raises:
-        InvalidArgument: If it is none of these, or a pattern fits nothing.
+        InvalidArgument: If it is none of these, or a pattern matches nothing.
     """
     chosen = set(paths) if only is None else _chosen("only", only, paths)
     return chosen if skip is None else chosen - _chosen("skip", skip, paths)

@@ -19,14 +19,14 @@ Rule = Callable[[Any], Kernels]
 
 
 def register_kernels(layer_class: type, function: Rule) -> None:
-    """Says which weights of your own layer are kernels, and how the layer uses them.
+    """Declares which weights of your own layer are kernels, and how the layer uses them.
 
     Args:
         layer_class: The layer's class. Its subclasses inherit the rule.
         function: Takes a built layer and returns a dict from the attribute that holds a kernel to
             the arguments of `keras_he.fans` for it, `{}` for a dense kernel or a plain convolution.
-            Trainable weights that are not in it are taken for biases, scales and the like. Layers
-            inside the layer speak for themselves.
+            Other trainable weights count as biases, scales and the like. Layers inside the layer
+            have rules of their own.
 
     Raises:
         InvalidArgument: If `layer_class` is not a layer class, or `function` cannot be called.

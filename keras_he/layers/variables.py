@@ -7,16 +7,14 @@ variable is left as it is, with the reason.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, TypeVar
 
 import keras
 
-from keras_he.backend.keras_private import attributes, is_convolutional_lstm_cell, own_variables
 from keras_he.layers.kinds import ATTENTIONS, STATISTICS, is_normalisation
 from keras_he.layers.walk import Place
 from keras_he.notes import NO_NOTE, Note
-from keras_he.theory.kernel_geometry import Fans, Geometry, geometry_fans
+from keras_he.theory.kernel_geometry import Fans, Geometry
 
 _TABLES = ("embed", "position", "table", "token")  # parts of names of lookup tables and positions
 # One initializer attribute of these is for the kernels of several layers inside.
@@ -33,9 +31,13 @@ class ModelVariable:
         layer: The layer that holds it.
         name: Its name in the layer.
         variable: The Keras variable.
+        shape: Its shape.
         role: `"kernel"`, `"remade"` (by an initializer of the layer), `"statistic"`, `"unknown"`
             (it may be a kernel, and no rule tells), or `"other"`.
         geometry: How the layer uses it, of kernels.
+        arguments: The same as arguments of `keras_he.fans` and of initializers.
+        fans: The fans of a kernel.
+        initializer_attribute: The attribute of the layer that holds its initializer, if one does.
         left: Why it must not be changed; empty where it may be.
         unseen: Why a forward pass cannot observe its pre-activation; empty where it can.
         shared_attribute: Whether the initializer attribute is for other kernels too.
@@ -47,37 +49,16 @@ class ModelVariable:
     layer: keras.layers.Layer
     name: str
     variable: Any
+    shape: tuple[int, ...]
     role: str
     geometry: Geometry | None
+    arguments: dict[str, Any]
+    fans: Fans | None
+    initializer_attribute: str | None
     left: Note
     unseen: str
     shared_attribute: bool
     beside_kernel: bool
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of the variable."""
-        return tuple(self.variable.shape)
-
-    @cached_property
-    def fans(self) -> Fans | None:
-        """The fans of a kernel, `None` of any other variable."""
-        return None if self.geometry is None else geometry_fans(self.shape, self.geometry)
-
-    @cached_property
-    def initializer_attribute(self) -> str | None:
-        """The attribute of the layer that holds the initializer, if there is one.
-
-        Keras calls it `kernel_initializer` for `kernel`, `recurrent_initializer` for
-        `recurrent_kernel`, and `depthwise_initializer` for the `kernel` of a depthwise convolution.
-        """
-        candidates = [
-            f"{self.name}_initializer",
-            f"{self.name.removesuffix('_kernel')}_initializer",
-        ]
-        if self.geometry is not None and self.geometry.kind == "depthwise":
-            candidates.insert(0, "depthwise_initializer")
-        return next((name for name in candidates if name in attributes(self.layer)), None)
 
     @property
     def configured_layer(self) -> str:
@@ -105,9 +86,7 @@ def variables(
     taken: set[str] = set()
     metrics = {id(variable) for variable in getattr(model, "metrics_variables", ())}
     for place in survey:
-        # No layer inside a closed one is visited, so the variables there count as its own.
-        held = place.layer.variables if place.closed else own_variables(place.layer)
-        for variable in held:
+        for variable in place.variables:
             if id(variable) not in found and id(variable) not in metrics:
                 one = _record(place, variable, taken, record)
                 taken.add(one.path)
@@ -125,19 +104,36 @@ def _record(place: Place, variable: Any, taken: set[str], record: type[Record]) 
         number += 1
         unique = f"{attribute}_{number}"
     role = "kernel" if kernel else _role(place, variable, attribute)
+    geometry = kernel.geometry if kernel else None
     return record(
         path=prefix + unique,
         key=f"{place.key}/{unique}" if place.key else unique,
         layer=place.layer,
         name=attribute,
         variable=variable,
+        shape=tuple(variable.shape),
         role=role,
-        geometry=kernel.geometry if kernel else None,
+        geometry=geometry,
+        arguments=kernel.arguments if kernel else {},
+        fans=kernel.fans if kernel else None,
+        initializer_attribute=_initializer_attribute(place, attribute, geometry),
         left=_left(place, variable, role, attribute),
         unseen=_unseen(place.outer),
         shared_attribute=any(isinstance(layer, _SHARING) for layer in place.outer),
         beside_kernel=bool(place.kernels),
     )
+
+
+def _initializer_attribute(place: Place, name: str, geometry: Geometry | None) -> str | None:
+    """Returns the attribute of a layer that holds the initializer of a variable, if there is one.
+
+    Keras calls it `kernel_initializer` for `kernel`, `recurrent_initializer` for
+    `recurrent_kernel`, and `depthwise_initializer` for the `kernel` of a depthwise convolution.
+    """
+    candidates = [f"{name}_initializer", f"{name.removesuffix('_kernel')}_initializer"]
+    if geometry is not None and geometry.kind == "depthwise":
+        candidates.insert(0, "depthwise_initializer")
+    return next((one for one in candidates if one in place.attributes), None)
 
 
 def _role(place: Place, variable: Any, name: str) -> str:
@@ -152,9 +148,17 @@ def _role(place: Place, variable: Any, name: str) -> str:
     return "unknown" if place.problem and matrix else "other"
 
 
+def remade_value(one: ModelVariable) -> Any:
+    """Returns a bias or a parameter of a normalisation as its layer makes it."""
+    make = remade_initializer(one.layer, one.name)
+    assert make is not None  # its role says so
+    values = make(one.shape, dtype=one.variable.dtype)
+    return keras.ops.convert_to_tensor(values, dtype=one.variable.dtype)
+
+
 def remade_initializer(layer: Any, name: str) -> Callable[..., Any] | None:
     """Returns the initializer by which a layer makes a bias or a parameter of a normalisation."""
-    if isinstance(layer, keras.layers.LSTMCell) or is_convolutional_lstm_cell(layer):
+    if hasattr(layer, "unit_forget_bias") and hasattr(layer, "recurrent_initializer"):
         return lambda shape, dtype: _forget_gate_bias(layer, shape, dtype)
     if isinstance(layer, keras.layers.RMSNormalization):
         return keras.initializers.Ones()

@@ -5,32 +5,34 @@ A layer that holds trainable weights without a rule is reported as a problem, ne
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
 
 from keras_he.backend.foreign import hint
 from keras_he.backend.keras_private import (
-    attributes,
+    Own,
     is_lora,
     is_of_keras,
-    own_trainable_weights,
-    own_variables,
-    sublayers,
+    own,
+    own_of_all,
 )
 from keras_he.errors import InvalidArgument, invalid
 from keras_he.layers import rules
+from keras_he.layers.kinds import is_random
 from keras_he.layers.rules import Kernels, Rule, no_kernels
 from keras_he.notes import NO_NOTE, Note
 from keras_he.theory.kernel_geometry import DEFAULTS, Fans, Geometry, geometry_fans, make_geometry
 
 
 class Kernel(NamedTuple):
-    """A kernel of a layer: the variable, and how the layer uses it."""
+    """A kernel of a layer: the variable, and how the layer uses it; see `ModelVariable`."""
 
     variable: Any
     geometry: Geometry
+    fans: Fans
+    arguments: dict[str, Any]
 
 
 def layer_fans(layer: keras.layers.Layer) -> dict[str, Fans]:
@@ -58,10 +60,7 @@ def layer_fans(layer: keras.layers.Layer) -> dict[str, Fans]:
         >>> keras_he.layer_fans(layer)["pointwise_kernel"]
         Fans(fan_in=8.0, fan_out=32.0)
     """
-    return {
-        name: geometry_fans(kernel.variable.shape, kernel.geometry)
-        for name, kernel in layer_kernels(layer).items()
-    }
+    return {name: kernel.fans for name, kernel in layer_kernels(layer).items()}
 
 
 class Place(NamedTuple):
@@ -73,7 +72,9 @@ class Place(NamedTuple):
         key: The same with automatic names (`dense_12` counts the layers of a process) replaced by
             the type of the layer, so that it depends on the place alone.
         outer: The layers that contain it.
-        kernels: The kernels that it holds itself, by attribute.
+        variables: The variables that it holds itself; of a closed one, all inside it too.
+        attributes: What it holds by attribute, without what its properties return.
+        kernels: The kernels among its variables, by attribute.
         problem: Why its kernels are not known; empty where they are.
         closed: Whether nothing is known of the layers inside it.
     """
@@ -82,6 +83,8 @@ class Place(NamedTuple):
     path: str
     key: str
     outer: tuple[keras.layers.Layer, ...]
+    variables: Sequence[Any]
+    attributes: Mapping[str, Any]
     kernels: Mapping[str, Kernel]
     problem: Note = NO_NOTE
     closed: bool = False
@@ -104,45 +107,54 @@ def layer_kernels(layer: keras.layers.Layer) -> dict[str, Kernel]:
 
 def places(layer: keras.layers.Layer) -> Iterator[Place]:
     """Yields a layer and all layers inside it; one that is used twice stands there twice."""
-    return _places(layer, "", "", ())
+    return _places(layer, own_of_all(layer), "", "", ())
 
 
 def _places(
-    layer: keras.layers.Layer, path: str, key: str, outer: tuple[keras.layers.Layer, ...]
+    layer: keras.layers.Layer,
+    held: Mapping[int, Own],
+    path: str,
+    key: str,
+    outer: tuple[keras.layers.Layer, ...],
 ) -> Iterator[Place]:
     known = next((cls for cls in type(layer).__mro__ if cls in rules.RULES), None)
     rule = rules.RULES[known] if known else None
+    mine = held.get(id(layer)) or own(layer)  # a rule may name a layer that Keras does not track
+    closed = Place(layer, path, key, outer, layer.variables, mine.attributes, {}, closed=True)
     if not layer.built:
         if _may_hold_kernels(layer, rule):
             text = f"{type(layer).__name__} is not built. Call it once, or its `build`."
-            yield Place(layer, path, key, outer, {}, Note("not-built", text), closed=True)
+            yield closed._replace(problem=Note("not-built", text))
             return
         rule = None
     try:
         spoken = _checked(rule(layer)) if rule else {}
-        own, inside = _own_kernels(layer, spoken), _inside(layer, spoken)
+        kernels, inside = _kernels(layer, mine, spoken), _inside(mine, spoken)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         reason = str(error) if isinstance(error, InvalidArgument) else repr(error)
         text = f"the rule of {known.__name__ if known else None} failed: {reason}"
-        yield Place(layer, path, key, outer, {}, Note("rule-failed", text), closed=True)
+        yield closed._replace(problem=Note("rule-failed", text))
         return
-    unknown = [] if known is type(layer) else _unspoken_weights(layer, known, own)
-    yield Place(layer, path, key, outer, own, _no_rule(layer, unknown) if unknown else NO_NOTE)
-    keys = _keys(inside, spoken)
-    for name, inner in inside.items():
-        yield from _places(inner, join(path, name), join(key, keys[name]), (*outer, layer))
+    unknown = [] if known is type(layer) else _uncovered_weights(layer, known, mine, kernels)
+    problem = _no_rule(layer, mine, unknown) if unknown else NO_NOTE
+    yield Place(layer, path, key, outer, mine.variables, mine.attributes, kernels, problem)
+    for name, inner_key in _keys(inside, spoken, held).items():
+        places_inside = join(path, name), join(key, inner_key)
+        yield from _places(inside[name], held, *places_inside, (*outer, layer))
 
 
 def join(path: str, name: str) -> str:
     """Returns the path of what is called `name` at `path`; either may be empty."""
-    return "/".join(part for part in (path, name) if part)
+    return f"{path}/{name}" if path and name else path or name
 
 
-def _keys(inside: Mapping[str, keras.layers.Layer], spoken: Kernels) -> dict[str, str]:
-    """Returns, by name, what tells the layers inside apart whatever they are called.
+def _keys(
+    inside: Mapping[str, keras.layers.Layer], spoken: Kernels, held: Mapping[int, Own]
+) -> dict[str, str]:
+    """Returns, by name, keys of the layers inside that do not depend on automatic names.
 
-    That is the name that the user or a rule gave; else the type, of a layer that holds none the
-    shapes of its kernels, and the number among the like: another kind elsewhere changes nothing.
+    A key is the name that the user or a rule gave. Otherwise it is the type, the shapes of the
+    weights of a layer that contains no others, and a number among equal ones.
     """
     keys: dict[str, str] = {}
     alike: Counter[str] = Counter()
@@ -153,14 +165,15 @@ def _keys(inside: Mapping[str, keras.layers.Layer], spoken: Kernels) -> dict[str
             keys[name] = name
             continue
         shapes = [tuple(one.shape) for one in inner.weights if len(one.shape) > 1]
-        kind = cls if sublayers(inner) else f"{cls}{shapes}"
+        nested = (held.get(id(inner)) or own(inner)).layers
+        kind = cls if nested else f"{cls}{shapes}"
         keys[name] = f"{kind}#{alike[kind]}"
         alike[kind] += 1
     return keys
 
 
 def _may_hold_kernels(layer: keras.layers.Layer, rule: Rule | None) -> bool:
-    """Returns whether an unbuilt layer can have kernels once it is built."""
+    """Returns whether an unbuilt layer may have kernels after it is built."""
     if rule is not None:
         return rule is not no_kernels
     # Layers of Keras without a rule have none; others make theirs in `build`, or hold layers.
@@ -169,7 +182,7 @@ def _may_hold_kernels(layer: keras.layers.Layer, rule: Rule | None) -> bool:
 
 
 def _checked(rule: Any) -> Kernels:
-    """Returns what a rule said, if it has the form that `register_kernels` asks for."""
+    """Returns what a rule returned, if it has the form that `register_kernels` asks for."""
     form = "a dict from attributes to arguments of `keras_he.fans`"
     if not isinstance(rule, Mapping):
         raise invalid("kernels", form, rule)
@@ -181,32 +194,33 @@ def _checked(rule: Any) -> Kernels:
     return rule
 
 
-def _own_kernels(layer: keras.layers.Layer, rule: Kernels) -> dict[str, Kernel]:
+def _kernels(layer: keras.layers.Layer, mine: Own, rule: Kernels) -> dict[str, Kernel]:
     kernels = {}
     for attribute, arguments in rule.items():
         if isinstance(arguments, keras.layers.Layer):
             continue
-        kernel = Kernel(_held(layer, attribute), make_geometry(**{**DEFAULTS, **arguments}))
-        geometry_fans(kernel.variable.shape, kernel.geometry)  # raises where they do not fit
-        kernels[attribute] = kernel
+        variable = _held(layer, mine, attribute)
+        geometry = make_geometry(**{**DEFAULTS, **arguments})
+        fans = geometry_fans(variable.shape, geometry)  # raises where they do not fit
+        kernels[attribute] = Kernel(variable, geometry, fans, geometry.arguments())
     return kernels
 
 
-def _held(layer: keras.layers.Layer, attribute: str) -> Any:
-    """Returns the variable of a kernel, or of a packed one (int4) the tensor that it stands for."""
+def _held(layer: keras.layers.Layer, mine: Own, attribute: str) -> Any:
+    """Returns the variable of a kernel, or the tensor that a packed kernel (int4) stands for."""
     held = getattr(layer, attribute)
     if isinstance(held, keras.Variable):
         return held
-    # Under LoRA the attribute is the sum of the variable and what is trained beside it.
-    named = (one for one in own_variables(layer) if one.name == attribute)
+    # Under LoRA the attribute is the sum of the variable and of the product of a trained pair.
+    named = (one for one in mine.variables if one.name == attribute)
     return next((one for one in named if tuple(one.shape) == tuple(held.shape)), held)
 
 
-def _inside(layer: keras.layers.Layer, rule: Kernels) -> dict[str, keras.layers.Layer]:
-    """Returns the layers inside by name: those the rule names, then the others by their own."""
+def _inside(mine: Own, rule: Kernels) -> dict[str, keras.layers.Layer]:
+    """Returns the layers inside by name: the name that a rule gives, else their own."""
     inside = {name: inner for name, inner in rule.items() if isinstance(inner, keras.layers.Layer)}
     spoken_for = {id(inner) for inner in inside.values()}
-    for inner in sublayers(layer):
+    for inner in mine.layers:
         if id(inner) not in spoken_for:
             name, copies = inner.name, 1
             while name in inside:  # names are unique within a model, not within a layer
@@ -216,30 +230,28 @@ def _inside(layer: keras.layers.Layer, rule: Kernels) -> dict[str, keras.layers.
     return inside
 
 
-def _unspoken_weights(
-    layer: keras.layers.Layer, known: type | None, own: Mapping[str, Kernel]
+def _uncovered_weights(
+    layer: keras.layers.Layer, known: type | None, mine: Own, kernels: Mapping[str, Kernel]
 ) -> list[Any]:
-    """Returns the trainable weights that the layer holds itself and no rule speaks of.
+    """Returns the trainable weights that the layer holds itself and no rule covers.
 
-    Where a base class has a rule, its bias, LoRA's pair, and vectors are spoken for.
+    The rule of a base class also covers the bias, LoRA's pair, and vectors.
     """
-    weights = own_trainable_weights(layer)
     if known is None:
-        return weights
-    spoken_for = {id(kernel.variable) for kernel in own.values()} | {
-        id(getattr(layer, "bias", None))
-    }
+        return mine.weights
+    covered = {id(kernel.variable) for kernel in kernels.values()}
+    covered.add(id(getattr(layer, "bias", None)))
     return [
         weight
-        for weight in weights
-        if id(weight) not in spoken_for and len(weight.shape) > 1 and not is_lora(weight)
+        for weight in mine.weights
+        if id(weight) not in covered and len(weight.shape) > 1 and not is_lora(weight)
     ]
 
 
-def _no_rule(layer: keras.layers.Layer, weights: list[Any]) -> Note:
+def _no_rule(layer: keras.layers.Layer, mine: Own, weights: list[Any]) -> Note:
     cls = type(layer).__name__
     named = ", ".join(f"{weight.name} {tuple(weight.shape)}" for weight in weights)
-    held = (name for name, value in attributes(layer).items() if value is weights[0])
+    held = (name for name, value in mine.attributes.items() if value is weights[0])
     return Note(
         "no-rule",
         f"no rule says how {cls} uses {named}. Say it with `keras_he.register_kernels({cls}, "
@@ -254,6 +266,12 @@ def layer_paths(survey: Iterable[Place]) -> dict[int, str]:
     for place in survey:
         paths.setdefault(id(place.layer), place.path or place.layer.name)
     return paths
+
+
+def random_layers(survey: Iterable[Place]) -> list[str]:
+    """Returns the paths of the layers that draw random numbers in training mode."""
+    paths = layer_paths(place for place in survey if is_random(place.layer))
+    return list(dict.fromkeys(paths.values()))
 
 
 def not_built(survey: Iterable[Place]) -> list[Note]:

@@ -16,8 +16,9 @@ import keras
 
 from keras_he.backend.framework import framework
 from keras_he.backend.keras_private import layers_inside, operations, shadowed
+from keras_he.backend.tensors import eager_floats
 from keras_he.errors import KerasHeError, NotEager
-from keras_he.passes.kernel_watcher import KernelWatcher
+from keras_he.passes.kernel_watcher import KernelWatcher, LayerCall
 
 
 def forward(
@@ -70,12 +71,13 @@ def watched(model: Any) -> list[Any]:
 def _hooks(
     model: Any, watcher: KernelWatcher, raised: list[KerasHeError], differentiable: bool
 ) -> Iterator[tuple[Any, str, Callable[..., Any]]]:
-    def guarded(one: Any, hook: Callable[..., Any]) -> Callable[..., Any]:
+    def guarded(layer: Any, hook: Callable[..., Any]) -> Callable[..., Any]:
         def called(*args: Any, **kwargs: Any) -> Any:
             try:
-                if not differentiable:
-                    _check_eager(one, (args, kwargs))
-                return hook(*args, **kwargs)
+                floats = [] if differentiable else eager_floats((args, kwargs))
+                if floats is None:
+                    raise _not_eager(layer)
+                return hook(floats, args, kwargs)
             except KerasHeError as error:
                 raised.append(error)
                 raise
@@ -88,21 +90,25 @@ def _hooks(
         # The activation of an activation layer is its call; that of an RNN is its cell's.
         own = not isinstance(one, (keras.layers.RNN, keras.layers.Activation))
         if own and callable(activation) and isinstance(one, keras.layers.Layer):
-            yield one, "activation", guarded(one, partial(watcher.on_activation, one, activation))
+            yield one, "activation", guarded(one, partial(_activation, watcher, one, activation))
 
 
 def _call(
-    watcher: KernelWatcher, layer: Any, call: Callable[..., Any], *args: Any, **kwargs: Any
+    watcher: KernelWatcher, layer: Any, function: Any, floats: list[Any], args: Any, kwargs: Any
 ) -> Any:
-    return watcher.on_call(layer, call, args, kwargs)
+    return watcher.on_call(LayerCall(layer, function, args, kwargs, floats))
 
 
-def _check_eager(layer: Any, values: Any) -> None:
-    """Refuses symbolic values."""
-    if any(framework.is_symbolic(value) for value in keras.tree.flatten(values)):
-        raise NotEager(
-            f"`{getattr(layer, 'path', layer.name)}` must be given values, not symbols, to be "
-            "measured: it runs in compiled, scanned or rematerialized code. Remove `tf.function`, "
-            "`jax.jit`, the scan or `RematScope` while you initialize, or give `data=False`, which "
-            "measures nothing."
-        )
+def _activation(
+    watcher: KernelWatcher, layer: Any, activation: Any, floats: list[Any], args: Any, kwargs: Any
+) -> Any:
+    return watcher.on_activation(layer, activation, *args, **kwargs)
+
+
+def _not_eager(layer: Any) -> NotEager:
+    return NotEager(
+        f"`{getattr(layer, 'path', layer.name)}` must be given values, not symbols, to be "
+        "measured: it runs in compiled, scanned or rematerialized code. Remove `tf.function`, "
+        "`jax.jit`, the scan or `RematScope` while you initialize, or give `data=False`, which "
+        "measures nothing."
+    )

@@ -1,12 +1,13 @@
-"""The batch that a model is measured on: the user's first one, or a synthetic one that fits.
+"""The batch on which a model is measured: the user's first batch, or a synthetic one.
 
-A dataset gives its first batch, as `fit` would take it; an iterator is refused, for what is taken
-from it is gone for training. Without data the batch is standard normal, or integers that the
-model's embeddings know, or ones for masks, as far as the model says what it takes.
+A dataset gives its first batch, as `fit` would take it. An iterator is refused, because training
+would miss the batch. A synthetic batch fits the inputs that the model declares: standard normal
+values, integers within the model's embeddings, or ones for masks.
 """
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import keras
@@ -15,7 +16,7 @@ import numpy as np
 from keras_he.backend.framework import framework
 from keras_he.backend.keras_private import layers_inside
 from keras_he.backend.tensors import to_array
-from keras_he.errors import InvalidArgument, invalid
+from keras_he.errors import InvalidArgument, KerasHeError, invalid
 from keras_he.sampling.stream import draw
 
 _ELEMENTS = 2**20  # of one synthetic input, and 4 times as many of one that is cut short
@@ -25,12 +26,19 @@ _PAIR = "(inputs, targets), or a dataset of both, for a loss of both"
 
 
 def first_batch(model: Any, data: Any, seed: int) -> Any:
-    """Returns what the model is called with, as NumPy arrays; see `first_samples`."""
-    return first_samples(model, data, seed)[0]
+    """Returns the inputs of the model as NumPy arrays; see `first_samples`.
+
+    For `data=False` they are synthetic, and `None` where no synthetic batch fits.
+    """
+    if data is not False:
+        return first_samples(model, data, seed)[0]
+    with suppress(KerasHeError):
+        return first_samples(model, None, seed)[0]
+    return None
 
 
 def first_samples(model: Any, data: Any, seed: int, *, targets: bool = False) -> tuple[Any, Any]:
-    """Returns what the model is called with, as NumPy arrays, and the targets if there are any.
+    """Returns the inputs of the model as NumPy arrays, and the targets if there are any.
 
     Args:
         model: The model.
@@ -122,7 +130,7 @@ def _synthetic(model: Any, seed: int) -> Any:
 
 
 def _symbolic_inputs(model: Any) -> Any:
-    """Returns what says the shapes and dtypes of the inputs, in the structure that it takes."""
+    """Returns the symbolic inputs of a model, in their structure."""
     try:
         symbols = model.input
     except (AttributeError, ValueError):  # of sequential and subclassed models, and unbuilt ones
@@ -162,7 +170,7 @@ def _values(model: Any, symbol: Any, shape: tuple[int, ...], seed: tuple[int, ..
 
 
 def _vocabulary(model: Any, symbol: Any) -> float:
-    """Returns just less than the size of the smallest table that an input may be looked up in."""
+    """Returns just less than the size of the smallest embedding that may read an input."""
     readers = [layer for layer in model.layers if _reads(layer, symbol)]
     sizes = _tables(readers) or _tables(model.layers)
     if not sizes:

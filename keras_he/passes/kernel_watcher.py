@@ -12,8 +12,8 @@ from typing import Any
 
 import keras
 
-from keras_he.backend.keras_private import holds, sublayers
-from keras_he.backend.tensors import float_tensors
+from keras_he.backend.keras_private import holds, layers_inside, sublayers
+from keras_he.backend.tensors import float_tensors, mean_square
 from keras_he.passes.tensor_origins import Origin, Trace
 
 
@@ -27,9 +27,9 @@ class KernelWatcher:
     def __init__(self, progress: Callable[[], None] = lambda: None) -> None:
         self._progress = progress
 
-    def on_call(self, layer: Any, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def on_call(self, call: "LayerCall") -> Any:
         """Returns the outputs of a layer, or of another operation of a functional model."""
-        outputs = self.run(LayerCall(layer, call, args, kwargs))
+        outputs = self.run(call)
         self._progress()
         return outputs
 
@@ -55,18 +55,26 @@ class LayerCall:
         function: Its `call`, without the hook.
         args: Positional arguments of the call.
         kwargs: Keyword arguments of the call.
-        inputs: The origins of the tensors among them.
+        floats: The tensors of floats among the arguments.
+        inputs: The origins of these tensors.
         kernels: The records of the kernels that the layer holds.
+        first: Whether it is the first call that uses these kernels.
+        activation: The activation that the first input passed last, `None` for none.
         observed: Whether the pre-activation of its kernel was observed.
+        verified: Where a list, it gets the second moments of pre-activations, which pass unchanged.
     """
 
     layer: Any
     function: Callable[..., Any]
     args: Any
     kwargs: Any
+    floats: Sequence[Any]
     inputs: Sequence[Origin] = ()
     kernels: Sequence[Any] = ()
+    first: bool = False
+    activation: Any = None
     observed: bool = False
+    verified: list[float] | None = None
 
     def run(self) -> Any:
         """Returns the outputs."""
@@ -78,12 +86,18 @@ class LayerCall:
 class OriginWatcher(KernelWatcher):
     """Knows the kernels of each layer and the origins of tensors.
 
+    Attributes:
+        sees_cells: Whether the kernels of a recurrent layer's cells count as kernels of the layer.
+        trace: The origins of tensors.
+
     Args:
         kernels: The records of the model's kernels.
         inputs: The tensors that the model is given.
         paths: Paths of the layers, by their identity.
         progress: Called after each layer.
     """
+
+    sees_cells = False
 
     def __init__(
         self,
@@ -102,17 +116,20 @@ class OriginWatcher(KernelWatcher):
         self._holding: dict[int, bool] = {}
         self._reached = 0
 
-    def on_call(self, layer: Any, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def on_call(self, call: LayerCall) -> Any:
         """Runs a layer, and records where its outputs came from."""
-        inputs = self.trace.origins(self.path(layer), float_tensors((args, kwargs)))
-        this = LayerCall(layer, call, args, kwargs, inputs, self.kernels_of(layer))
-        outputs = self.run(this)
+        layer = call.layer
+        call.inputs = inputs = self.trace.origins(self.path(layer), call.floats)
+        call.kernels = self.kernels_of(layer)
+        call.first = self.reach(call.kernels)
+        call.activation = inputs[0].activation if inputs else None
+        outputs = self.run(call)
         for tensor in float_tensors(outputs):
             if self.trace.knows(tensor):
                 continue
-            moment = self.output(this, tensor)
-            if this.kernels:
-                keys, activation = self.size_keys(this), self.output_activation(this)
+            moment = self.output(call, tensor)
+            if call.kernels:
+                keys, activation = self.size_keys(call), self.output_activation(call)
                 self.trace.kernel_output(tensor, inputs, keys, activation)
             elif self._holds_kernels(layer):
                 self.trace.composed(self.path(layer), tensor, inputs)
@@ -125,6 +142,9 @@ class OriginWatcher(KernelWatcher):
         """Observes a pre-activation, and applies the activation."""
         if self._calls and self._calls[-1].layer is layer:
             call = self._calls[-1]
+            if call.verified is not None:
+                call.verified.append(mean_square(value))
+                return activation(value)
             call.observed = True
             value = self.kernel_output(call, value)
             self.trace.kernel_output(value, call.inputs, self.size_keys(call))
@@ -163,19 +183,23 @@ class OriginWatcher(KernelWatcher):
 
     def kernels_of(self, layer: Any) -> Sequence[Any]:
         """Returns the records of the kernels that a call of a layer uses."""
+        if self.sees_cells and isinstance(layer, keras.layers.RNN):
+            return [
+                one for inner in layers_inside(layer) for one in self._kernels.get(id(inner), ())
+            ]
         return self._kernels.get(id(layer), ())
 
     def size_keys(self, call: LayerCall) -> list[int]:
         """Returns the key of the kernel that sets the size of the output of a call."""
         return [id(call.kernels[-1].variable)]
 
-    def reach(self, kernel: Any) -> bool:
-        """Gives a kernel its place in the order of execution; returns whether it is new."""
-        if kernel.order is not None:
-            return False
-        kernel.order = self._reached
-        self._reached += 1
-        return True
+    def reach(self, kernels: Sequence[Any]) -> bool:
+        """Gives kernels their places in the order of execution; returns whether any is new."""
+        new = [kernel for kernel in kernels if kernel.order is None]
+        for kernel in new:
+            kernel.order = self._reached
+            self._reached += 1
+        return bool(new)
 
     def path(self, layer: Any) -> str:
         """Returns the path of a layer, or of an operation its name."""

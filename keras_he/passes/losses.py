@@ -1,4 +1,4 @@
-"""What a gradient is taken of: a loss of the outputs, and of targets if there are any."""
+"""The number whose gradient is taken: a loss of the outputs, and of targets if there are any."""
 
 import inspect
 from collections.abc import Callable
@@ -62,5 +62,5 @@ def check_loss(loss: Loss, outputs: Any) -> None:
 
 
 def averaged(function: Callable[[Any], Any]) -> Loss:
-    """Returns a loss that is the mean of what a function gives."""
+    """Returns a loss that is the mean of what a function returns."""
     return lambda outputs: keras.ops.mean(keras.ops.cast(function(outputs), "float32"))

@@ -1,4 +1,4 @@
-"""A model that is to be measured: whether it can be, its places, and the progress that is shown."""
+"""Before a pass: whether a model can be measured, its layers, and the bar that shows progress."""
 
 import time
 from typing import Any
@@ -11,11 +11,11 @@ from keras_he.backend.keras_private import layers_inside
 from keras_he.errors import invalid
 from keras_he.layers.walk import Place, places
 
-_PATIENCE = 2.0  # seconds until progress is shown
+_PATIENCE = 2.0  # seconds until the bar is shown
 
 
 def check_model(model: Any) -> None:
-    """Refuses what is no model, and code that is compiled."""
+    """Raises an error for anything but a model, and inside compiled code."""
     if not isinstance(model, keras.layers.Layer):
         raise invalid("model", "a Keras model", model, hint(model))
     if framework.is_tracing():
@@ -23,7 +23,7 @@ def check_model(model: Any) -> None:
 
 
 def survey_of(model: Any, batch: Any) -> list[Place]:
-    """Returns the places of a model, which is built first if it was not called yet."""
+    """Returns the places of a model, which is built first if it is not built."""
     if not any(_lacks_weights(layer) for layer in layers_inside(model)):
         return list(places(model))
     if batch is not None:
@@ -35,12 +35,12 @@ def survey_of(model: Any, batch: Any) -> list[Place]:
 
 
 def _lacks_weights(layer: Any) -> bool:
-    """Returns whether a layer may still make variables, as a PReLU given as an activation does."""
+    """Returns whether a layer may add variables at its first call."""
     return not layer.built and type(layer).build is not keras.layers.Layer.build
 
 
 class Progress:
-    """Counts calls of layers, and shows a bar once they have taken long."""
+    """Counts calls of layers, and shows a bar if they take long."""
 
     def __init__(self, layers: int) -> None:
         self._begin, self._layers, self._done, self._shown = time.monotonic(), layers, 0, False

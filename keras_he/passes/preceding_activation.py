@@ -1,4 +1,4 @@
-"""What the activation in front of a kernel does to the signal, as far as it is known."""
+"""What the activation that precedes a kernel does to the signal, as far as it is known."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ from keras_he.theory.quadrature import Moments
 
 
 def analytic_gain(activation: Any, mode: str) -> float:
-    """Returns the gain of the activation in front; of none, and of one without moments, 1."""
-    moments = moments_in_front(activation)
+    """Returns the gain of the preceding activation; 1 of none, and of one without moments."""
+    moments = preceding_moments(activation)
     return 1.0 if moments is None else moments_gain(moments, mode)
 
 
-def moments_in_front(activation: Any) -> Moments | None:
+def preceding_moments(activation: Any) -> Moments | None:
     """Returns the second moments of an activation, 1 of none, and `None` where it has none."""
     if activation is None:
         return Moments(1.0, 1.0, 1.0)
@@ -31,7 +31,7 @@ def moments_in_front(activation: Any) -> Moments | None:
 
 def is_rectifier(activation: Any) -> bool:
     """Returns whether an activation is linear on both sides of 0, so that sizes pass through it."""
-    moments = moments_in_front(activation)
+    moments = preceding_moments(activation)
     return moments is not None and moments.signal == moments.gradient == moments.depth
 
 

@@ -1,14 +1,14 @@
-"""Where a tensor came from: the activation in front, the last kernels, and the merges on its way.
+"""Where a tensor came from: its preceding activation, its last kernels, the merges before it.
 
-Tensors are known by identity while the pass holds them. What comes from outside of any layer is
-looked at: a copy in another dtype keeps its origin, a sum of two known tensors is a merge that no
-layer made, and anything else has no known past.
+A tensor is known by its identity while the pass holds it. A tensor that no layer returned is
+compared with known ones: a copy in another dtype has the same origin, a sum of two known tensors is
+a merge that no layer computed, and the origin of any other tensor is unknown.
 
-At a sum one input is the trunk, the one with the longest way back through earlier merges, else the
-one that holds fewest kernels; the last kernels of the others are scaled by `1 / sqrt(n)`, with `n`
-the number of sums on the trunk since it was last set to a known size. So the second moment of the
-trunk grows from 1 to at most 2, however many blocks there are. Behind an activation branches have
-means, which add up, and are scaled by `1 / n`.
+At a sum one input is the trunk: the one with most earlier merges, else the one with fewest kernels.
+The last kernels of the other inputs, the branches, are scaled by `1 / sqrt(n)`, where `n` is the
+number of sums on the trunk since its size was last set. So the second moment of the trunk grows
+from 1 to at most 2, however many blocks there are. Branches that end in an activation have means,
+which add up, so they are scaled by `1 / n`.
 """
 
 import math
@@ -26,10 +26,10 @@ from keras_he.backend.keras_private import is_of_keras, operation_name
 from keras_he.layers.kinds import ACTIVATIONS, is_normalisation
 from keras_he.theory.activations import KNOWN, NAMES, canonical
 
-UNKNOWN = "unknown"  # the activation of a tensor whose past was not seen
-_PROBES = 16  # values by which a tensor is told from others
-_RECENT = 64  # tensors of one shape that a sum is looked for among
-# Operations of functional models that move values and leave them as they are.
+UNKNOWN = "unknown"  # the activation of a tensor whose origin is not known
+_PROBES = 16  # values by which a tensor is recognized
+_RECENT = 64  # tensors of one shape among which a sum is searched
+# Operations of functional models that move values and do not change them.
 _MOVING = (
     "cast expanddims flip getitem moveaxis pad repeat reshape roll squeeze swapaxes take tile "
     "transpose"
@@ -48,9 +48,12 @@ _MERGES = (
 
 @dataclass(eq=False)
 class Run:
-    """The sums on one stretch of a trunk, and the kernels of the branches that they add.
+    """The sums on one stretch of a trunk, and the branches that they add.
 
-    `moments` are the second moments of the sums; of a branch, whether an activation ends it.
+    Attributes:
+        sums: The number of sums.
+        branches: The key of the kernel that ends each branch, and whether an activation follows it.
+        moments: The second moments of the sums.
     """
 
     sums: int = 0
@@ -60,18 +63,20 @@ class Run:
 
 @dataclass(eq=False)
 class Origin:
-    """The past of a tensor.
+    """The origin of a tensor.
 
     Attributes:
-        tensor: The tensor, held so that its identity stays its own.
-        activation: The activation it passed last, `None` where it passed none since a kernel, and
-            `UNKNOWN`.
+        tensor: The tensor, which is held so that no other tensor gets its identity.
+        activation: The activation that it passed last; `None` where it passed none since a kernel,
+            or `UNKNOWN`.
         last: Keys of the kernels that alone set its size; empty after a normalisation or a merge.
-        kernels: The number of kernels on the longest way back.
-        merges: The number of sums on the longest way back.
-        run: The stretch of trunk that it stands on.
-        sources: Keys of the kernels whose size it has, or is a sum of; empty after a normalisation.
-        nearest: Keys of the kernels that it passed last, whatever stands between.
+        kernels: The number of kernels on the longest way from the input.
+        merges: The number of sums on the longest way from the input.
+        run: The stretch of trunk to which it belongs.
+        sources: Keys of the kernels that set its size, also through sums; empty after a
+            normalisation.
+        nearest: Keys of the kernels that it passed last.
+        probes: Some of its values, by which it is recognized.
     """
 
     tensor: Any
@@ -86,29 +91,29 @@ class Origin:
 
 
 class Trace:
-    """The tensors of one pass, and what was seen of merges."""
+    """The origins of the tensors of one pass, and its merges."""
 
     def __init__(self, inputs: Iterable[Any]) -> None:
         self._known: dict[int, Origin] = {}
         self._recent: dict[tuple[int, ...], list[Origin]] = {}
         self.runs: list[Run] = []
-        self.left: Counter[str] = Counter()  # merges that are left as they are, by their type
-        self.unseen: list[str] = []  # layers in front of which a sum was made outside of any layer
-        self.hidden: list[str] = []  # layers that make something of the layers inside, unseen
+        self.left: Counter[str] = Counter()  # merges whose branches are not scaled, by type
+        self.unseen: list[str] = []  # layers whose input is a sum that no layer computed
+        self.hidden: list[str] = []  # layers that combine inner layers in an unknown way
         for tensor in inputs:
             self.add(Origin(tensor))
 
     def knows(self, tensor: Any) -> bool:
-        """Returns whether a tensor was made by what is watched."""
+        """Returns whether the origin of a tensor is recorded."""
         return id(tensor) in self._known
 
     def add(self, origin: Origin) -> None:
-        """Records where a tensor came from."""
+        """Records the origin of a tensor."""
         self._known[id(origin.tensor)] = origin
         self._recent.setdefault(tuple(origin.tensor.shape), []).append(origin)
 
     def origins(self, reader: str, tensors: Iterable[Any]) -> list[Origin]:
-        """Returns the origins of what `reader` is given, which is named where a sum was unseen."""
+        """Returns the origins of the inputs of `reader`, which is noted if one is an unseen sum."""
         return [self._origin(reader, tensor) for tensor in tensors]
 
     def kernel_output(
@@ -118,21 +123,21 @@ class Trace:
         last: Iterable[Any],
         activation: Any = None,
     ) -> None:
-        """Records what a layer with kernels made, and the activation in it that comes last."""
+        """Records the output of a layer with kernels, and its last activation."""
         kernels, merges = _longest(inputs)
         keys = tuple(last)
         passed = frozenset(keys)
         self.add(Origin(tensor, activation, keys, kernels + 1, merges, None, passed, passed))
 
     def activated(self, tensor: Any, source: Origin, activation: Any) -> None:
-        """Records what an activation made of a known tensor."""
+        """Records the output of an activation."""
         if not self.knows(tensor):
             self.add(replace(source, tensor=tensor, activation=activation, probes=None))
 
     def passed(
         self, layer: Any, tensor: Any, inputs: Sequence[Origin], moment: float = 0.0
     ) -> None:
-        """Records what a layer without kernels made, and its second moment."""
+        """Records the output of a layer without kernels, and its second moment."""
         if not inputs:
             self.add(Origin(tensor))
         elif is_normalisation(layer):
@@ -147,7 +152,7 @@ class Trace:
         elif isinstance(layer, _MERGES) or (len(inputs) > 1 and _is_unknown(layer)):
             self.left[type(layer).__name__] += 1
             kernels, merges = _longest(inputs)
-            # A gate is smaller than what it multiplies, whose kernels set the size of the product.
+            # Of a product the larger factor counts: the other is a gate.
             main = max(inputs, key=lambda origin: math.prod(origin.tensor.shape))
             last = main.last if isinstance(layer, keras.layers.Multiply) else ()
             known = _common(inputs) if isinstance(layer, keras.layers.Concatenate) else UNKNOWN
@@ -160,7 +165,7 @@ class Trace:
             self.add(replace(inputs[0], tensor=tensor, probes=None))
 
     def composed(self, layer: str, tensor: Any, inputs: Sequence[Origin]) -> None:
-        """Records what a layer made of other layers' results, in a way that was not seen."""
+        """Records the output of a layer that combines inner layers in a way that is not known."""
         kernels, merges = _longest(inputs)
         known = self._recognized(layer, tensor)
         if known is None:
@@ -192,7 +197,7 @@ class Trace:
         return known
 
     def _recognized(self, reader: str, tensor: Any) -> Origin | None:
-        """Returns the origin of a tensor that equals a known one, or the sum of two."""
+        """Returns the origin of a tensor that equals a known one, or a sum of two."""
         shape = tuple(tensor.shape)
         recent = self._recent.get(shape, [])[-_RECENT:]
         if not recent or math.prod(shape) < _PROBES:
@@ -241,13 +246,13 @@ def _label(activation: Any) -> Any:
 
 
 def _is_unknown(layer: Any) -> bool:
-    """Returns whether what becomes of several inputs is not known: not of a layer of Keras."""
+    """Returns whether it is not known how a layer combines inputs: of all but Keras' own."""
     own = isinstance(layer, keras.layers.Layer) and is_of_keras(layer)
     return not own or isinstance(layer, keras.layers.Lambda)
 
 
 def is_sum(layer: Any, inputs: Sequence[Origin]) -> bool:
-    """Returns whether it adds: an `Add` layer, or `+` in a functional model."""
+    """Returns whether a layer or operation adds: an `Add` layer, or `+` in a functional model."""
     if isinstance(layer, keras.layers.Add):
         return True
     shapes = {tuple(origin.tensor.shape) for origin in inputs}
@@ -255,7 +260,7 @@ def is_sum(layer: Any, inputs: Sequence[Origin]) -> bool:
 
 
 def branch_factors(runs: Iterable[Run]) -> dict[Any, float]:
-    """Returns, by key, the factors of the kernels that end branches; 1 is left out."""
+    """Returns, by key, the factors of the kernels that end branches, those of 1 excepted."""
     factors: dict[Any, float] = {}
     for run in runs:
         for key, positive in run.branches:
@@ -265,7 +270,7 @@ def branch_factors(runs: Iterable[Run]) -> dict[Any, float]:
 
 
 def _longest(inputs: Sequence[Origin]) -> tuple[int, int]:
-    """Returns the largest numbers of kernels and of sums on the way back."""
+    """Returns the largest numbers of kernels and of sums."""
     return (
         max((origin.kernels for origin in inputs), default=0),
         max((origin.merges for origin in inputs), default=0),

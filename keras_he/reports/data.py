@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log10
 
 from keras_he.notes import NO_NOTE, Note
 
@@ -123,16 +122,3 @@ class Row:
 def moment_of_calls(moments: Sequence[float]) -> float | None:
     """Returns the second moment that counts of several calls of a layer; see `Row.moment`."""
     return next((one for one in moments if one), moments[0] if moments else None)
-
-
-def gradient_spread(factors: Sequence[float]) -> float:
-    """Returns the decades between the extremes of a gradient that these factors multiply in turn.
-
-    Args:
-        factors: By which each kernel changes the gradient's second moment, in any order of a chain.
-    """
-    level, levels = 0.0, [0.0]
-    for factor in factors:
-        level += log10(factor)
-        levels.append(level)
-    return max(levels) - min(levels)

@@ -13,6 +13,7 @@ import pytest
 
 from keras_he.backend import keras_private as private
 from keras_he.initializers.names import names
+from keras_he.layers.variables import remade_initializer
 from keras_he.passes.tensor_origins import _BY_OPERATION, _MOVING
 from keras_he.theory.activations import canonical
 
@@ -55,11 +56,11 @@ def test_flatten_layers_gives_the_layers_directly_inside(block):
 
 def test_trainable_variables_has_the_own_weights_frozen_ones_included(block):
     assert hasattr(block, "_trainable_variables")
-    assert private.own_trainable_weights(block) == [block.scale]
+    assert private.own(block).weights == [block.scale]
     block.trainable = False
-    assert private.own_trainable_weights(block) == [block.scale]
+    assert private.own(block).weights == [block.scale]
     # The state of the generator is a variable of the layer, and no weight.
-    assert [id(one) for one in private.own_variables(block)] == [
+    assert [id(one) for one in private.own(block).variables] == [
         id(block.scale), id(block.generator.state)
     ]  # fmt: skip
 
@@ -171,9 +172,12 @@ def test_layers_of_keras_are_in_its_modules(block):
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_the_cell_of_a_convolutional_lstm_is_known_by_its_attributes(rank):
     layer = getattr(keras.layers, f"ConvLSTM{rank}D")(2, 3)
-    assert private.is_convolutional_lstm_cell(layer.cell)
+    bias = remade_initializer(layer.cell, "bias")((8,), dtype="float32")
+    forget_gate = [0, 0, 1, 1, 0, 0, 0, 0]
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(bias), forget_gate)
     assert layer.cell.strides == (1,) * rank
-    assert not private.is_convolutional_lstm_cell(keras.layers.GRUCell(2))
+    gru = keras.layers.GRUCell(2)
+    assert remade_initializer(gru, "bias") is gru.bias_initializer
 
 
 def test_lora_names_the_weights_that_it_adds():

@@ -19,7 +19,7 @@ import test_sampling
 import keras_he
 from keras_he.audit_model import audit as examine
 from keras_he.audit_model import initializer_assumptions as claims
-from keras_he.audit_model import kernel_facts, observe
+from keras_he.audit_model import observe
 from keras_he.initialize_model import measure, plan
 from keras_he.initializers import kaiming as initializers
 from keras_he.initializers import names as strings
@@ -219,8 +219,7 @@ def audit_takes_the_gradient_of_twice_the_loss(patch):
 
 
 def audit_believes_the_fans_of_keras(patch):
-    keras_fans = property(lambda kernel: claims.keras_fans(kernel.shape))
-    patch.setattr(kernel_facts.ObservedVariable, "fans", keras_fans)
+    patch.setattr(layers, "geometry_fans", lambda shape, geometry: claims.keras_fans(shape))
     name = "fan, he_normal in depthwise"
     yield lambda: test_audit.test_a_planted_fault_is_found_and_its_remedy_clears_it(name)
 

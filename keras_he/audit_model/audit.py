@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from statistics import mean
@@ -33,7 +33,7 @@ from keras_he.passes.model_checks import Progress, check_model, survey_of
 from keras_he.passes.preceding_activation import activation_name
 from keras_he.passes.tensor_origins import branch_factors
 from keras_he.reports.audit_report import AuditReport
-from keras_he.reports.data import Figures, Row
+from keras_he.reports.data import Figures, Row, moment_of_calls
 from keras_he.theory.standard_deviation import standard_deviation
 
 _SEED = 0  # of a batch, and of the loss that is taken where none is given
@@ -120,8 +120,9 @@ def audit(
     if backward and returned:
         if loss is not None:
             check_loss(taken, outputs)
-        _look_back(model, inputs, watcher, kernels, taken, progress.step)
-    progress.close()
+        _look_back(model, inputs, watcher, kernels, taken, progress)
+    else:
+        progress.close()
     subject = Subject(
         kernels=kernels,
         **_others(found),
@@ -177,6 +178,9 @@ def _kernels(watcher: Observation, outputs: Any) -> list[ObservedVariable]:
     reached = {key: one for key, one in watcher.kernels.items() if one.order is not None}
     origins = watcher.trace.origins("the output", float_tensors(outputs))
     factors = branch_factors(watcher.trace.runs)
+    for kernel in reached.values():
+        moment = moment_of_calls(kernel.moments)
+        kernel.moment = math.nan if moment is None else moment
     last = [key for one in origins for key in one.last]
     for key, kernel in reached.items():
         add_facts(kernel)
@@ -191,7 +195,7 @@ def _look_back(
     watcher: Observation,
     kernels: Sequence[ObservedVariable],
     loss: Loss,
-    progress: Callable[[], None],
+    progress: Progress,
 ) -> None:
     """Adds the gradients to the kernels."""
     floats = [one for one in kernels if keras.backend.is_float_dtype(one.variable.dtype)]
@@ -202,8 +206,9 @@ def _look_back(
         loss,
         _SEED,
         variables=[one.variable for one in floats],
-        progress=progress,
+        progress=progress.step,
     )
+    progress.close()
     samples = _samples(inputs)
     last = {id(kernel.layer): kernel for kernel in kernels}
     seen = [(last[key], each) for key, each in found.activations.items() if key in last]

@@ -12,7 +12,6 @@ from keras_he.errors import KerasHeError
 from keras_he.initializers.activation_argument import LINEAR, read_activation
 from keras_he.layers.variables import ModelVariable
 from keras_he.passes.tensor_origins import UNKNOWN
-from keras_he.reports.data import moment_of_calls
 from keras_he.theory.activations import Activation
 
 _FEWEST, _MOST = 1024, 4096  # values among which distinct ones are counted
@@ -40,6 +39,7 @@ class ObservedVariable(ModelVariable):
     Attributes:
         order: Its place in the order of execution, `None` where it was not reached.
         moments: Second moment of the pre-activation, its bias included, at each call.
+        moment: The one of these that counts, as `Row.moment`; NaN where none was observed.
         mean: Mean of the pre-activation at the first call.
         input_moment: Second moment of the input of its layer at the first call.
         output_moment: Second moment of its layer's output, where no pre-activation is observed.
@@ -63,6 +63,7 @@ class ObservedVariable(ModelVariable):
 
     order: int | None = None
     moments: list[float] = field(default_factory=list)
+    moment: float = math.nan
     mean: float = math.nan
     input_moment: float = math.nan
     output_moment: float = math.nan
@@ -82,12 +83,6 @@ class ObservedVariable(ModelVariable):
     gradient: list[float] = field(default_factory=list)
     energy: float = 0.0
     kernel_gradient: float | None = None
-
-    @property
-    def moment(self) -> float:
-        """The second moment of the pre-activation, as `Row.moment`; NaN where not observed."""
-        moment = moment_of_calls(self.moments)
-        return math.nan if moment is None else moment
 
     @property
     def frozen(self) -> bool:

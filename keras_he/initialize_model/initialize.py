@@ -104,8 +104,7 @@ def initialize(
     survey = survey_of(model, batch)
     progress = Progress(len(watched(model)))
     request = Request(settings, seed, measures, residual, statistics, only, skip)
-    plan = make_plan(model, survey, batch, request, progress.step)
-    progress.close()
+    plan = make_plan(model, survey, batch, request, progress)
     initializers = assignments(plan)
     report = _report(model, plan, seed, reproduced(model, plan, initializers), written=not dry_run)
     if not dry_run:

@@ -5,7 +5,7 @@ only writer is `write`.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from keras_he.layers.variables import remade_value, variables
 from keras_he.layers.walk import Place, layer_paths, not_built, random_layers
 from keras_he.notes import NO_NOTE, Note
 from keras_he.passes.forward import forward
+from keras_he.passes.model_checks import Progress
 from keras_he.passes.moving_statistics import MovingStatistics, initial
 from keras_he.passes.preceding_activation import is_rectifier
 from keras_he.passes.tensor_origins import Trace, branch_factors
@@ -81,7 +82,7 @@ class _Pass(NamedTuple):
     inputs: Any
     paths: dict[int, str]
     seed: int
-    progress: Callable[[], None]
+    progress: Progress
 
 
 def make_plan(
@@ -89,7 +90,7 @@ def make_plan(
     survey: Sequence[Place],
     batch: Any,
     request: Request,
-    progress: Callable[[], None],
+    progress: Progress,
 ) -> Plan:
     """Returns the plan of a model and its `places`; `batch=None` runs no pass."""
     pass_seed = seed_of(request.seed, "a pass") % 2**32
@@ -151,6 +152,7 @@ def _measure(plan: Plan, given: _Pass, request: Request) -> Measurement:
             if one.role == "kernel":
                 one.forget()
         watcher = _measuring_pass(plan, given, state, factors, request.measures)
+    given.progress.close()
     for one in plan.variables:
         if one.is_set and one.gain is None and one.order is not None:
             watcher.give_up(one)
@@ -176,7 +178,7 @@ def _measuring_pass(
         paths=given.paths,
         factors=factors,
         measures=measures,
-        progress=given.progress,
+        progress=given.progress.step,
     )
     forward(given.model, given.inputs, scope, watcher, given.seed)
     return watcher

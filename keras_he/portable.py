@@ -119,7 +119,7 @@ def _shares_ours(layer: Any, name: str, value: Any, found: list[ModelVariable]) 
     if not (isinstance(layer, ATTENTIONS) and argument_of(name) == "kernel_initializer"):
         return False
     made = _made(layer, name, value, found)
-    return not _is_ours(value) and any(_is_ours(_initializer(slot)) for slot in made)
+    return not _is_ours(value) and any(_is_ours(_initializer(variable)) for variable in made)
 
 
 def _exchanged(value: Any, exchange: Callable[[Kaiming], Any]) -> Any:
@@ -189,9 +189,12 @@ def _replacement(
         zeros = keras.initializers.Zeros()
         return Replacement(path, attribute, initializer, zeros, "it made no variable")
     # The initializer of an attention's kernel may differ from the one in the config.
-    makers = [(one if _is_ours(one := _initializer(slot)) else initializer, slot) for slot in made]
-    makers = [(one, slot) for one, slot in makers if _is_ours(one)]
-    numbers = [_number(one, slot) for one, slot in makers]
+    makers = [
+        (one if _is_ours(one := _initializer(variable)) else initializer, variable)
+        for variable in made
+    ]
+    makers = [(one, variable) for one, variable in makers if _is_ours(one)]
+    numbers = [_number(one, variable) for one, variable in makers]
     mean = math.exp(sum(math.log(one) for one in numbers) / len(numbers))
     after, note = _built_in(*makers[0], mean)
     if max(numbers) > 1.001 * min(numbers):
@@ -205,46 +208,50 @@ def _made(
     layer: Any, attribute: str, initializer: Any, found: list[ModelVariable]
 ) -> list[ModelVariable]:
     """Returns the variables that an attribute initializes, in the layer or in layers inside."""
-    own = [slot for slot in found if slot.layer is layer]
-    named = [slot for slot in own if attribute in (_attribute(slot), f"{slot.name}_initializer")]
+    own = [variable for variable in found if variable.layer is layer]
+    named = [
+        variable
+        for variable in own
+        if attribute in (_attribute(variable), f"{variable.name}_initializer")
+    ]
     layers = {id(one) for one in layers_inside(layer)} - {id(layer)}
-    inside = [slot for slot in found if id(slot.layer) in layers]
-    handed = [slot for slot in inside if _equal(_initializer(slot), initializer)]
+    inside = [variable for variable in found if id(variable.layer) in layers]
+    handed = [variable for variable in inside if _equal(_initializer(variable), initializer)]
     # One attribute of an attention initializes the kernels of all its projections.
     shared = [
-        slot
-        for slot in inside
-        if slot.shared_attribute and argument_of(attribute) == f"{slot.name}_initializer"
+        variable
+        for variable in inside
+        if variable.shared_attribute and argument_of(attribute) == f"{variable.name}_initializer"
     ]
     kept = attributes(layer).values()  # a custom layer may give its kernel any name
     held = [one for one in kept if isinstance(one, keras.initializers.Initializer)]
-    unnamed = [slot for slot in own if len(slot.variable.shape) > 1 and not _attribute(slot)]
+    unnamed = [variable for variable in own if len(variable.shape) > 1 and not _attribute(variable)]
     if not named and (len(held) == 1 or not (handed or shared)):
         named = unnamed
     return [*named, *(handed or shared)]
 
 
-def _attribute(slot: ModelVariable) -> str:
-    return slot.initializer_attribute or ""
+def _attribute(variable: ModelVariable) -> str:
+    return variable.initializer_attribute or ""
 
 
 def _is_ours(initializer: Any) -> bool:
     return isinstance(initializer, Kaiming)
 
 
-def _initializer(slot: ModelVariable) -> Any:
-    return getattr(slot.layer, _attribute(slot), None)
+def _initializer(variable: ModelVariable) -> Any:
+    return getattr(variable.layer, _attribute(variable), None)
 
 
 def _equal(one: Any, other: Any) -> bool:
     return type(one) is type(other) and one.get_config() == other.get_config()
 
 
-def _number(initializer: Any, slot: ModelVariable) -> float:
+def _number(initializer: Any, variable: ModelVariable) -> float:
     """Returns the standard deviation of a kernel, or the gain of Keras' `Orthogonal`."""
-    kernel, geometry = _kernel(slot), initializer.kernel_geometry
-    shape = slot.shape if kernel is None else tuple(kernel.variable.shape)
-    if isinstance(slot.layer, keras.layers.EinsumDense) and kernel is not None:
+    kernel, geometry = _kernel(variable), initializer.kernel_geometry
+    shape = variable.shape if kernel is None else tuple(kernel.variable.shape)
+    if isinstance(variable.layer, keras.layers.EinsumDense) and kernel is not None:
         geometry = kernel.geometry
     std: float = initializer.standard_deviation(geometry_fans(shape, geometry))
     if not _is_orthogonal(initializer):
@@ -252,25 +259,25 @@ def _number(initializer: Any, slot: ModelVariable) -> float:
     return std * math.sqrt(max(math.prod(shape[:-1]), shape[-1]))
 
 
-def _kernel(slot: ModelVariable) -> Kernel | None:
+def _kernel(variable: ModelVariable) -> Kernel | None:
     """Returns the kernel that a variable holds; one that is packed (int4) has another shape."""
-    kernels = next(places(slot.layer)).kernels
-    return kernels.get(slot.name)
+    kernels = next(places(variable.layer)).kernels
+    return kernels.get(variable.name)
 
 
-def _built_in(initializer: Any, slot: ModelVariable, number: float) -> tuple[Any, str]:
+def _built_in(initializer: Any, variable: ModelVariable, number: float) -> tuple[Any, str]:
     """Returns the built-in of Keras with an initializer's law, and how it differs."""
     built_in = LAWS[initializer.law].built_in
     if built_in is None:
         raise NotPortable(
-            f"`{slot.path}` must have an initializer whose law Keras has too. It has {initializer}."
-            "\nGive its layer one of Keras first; the weights stay. One of the same standard "
+            f"`{variable.path}` must have an initializer whose law Keras has too. It has "
+            f"{initializer}.\nGive its layer one of Keras first; the weights stay. One of the same standard "
             f"deviation is `keras.initializers.RandomNormal(stddev={number:.6g})`."
         )
     seed = initializer.get_config().get("seed")
     note = "its generator's seed is left out" if isinstance(seed, dict) else ""
     seed = seed % 2**31 if isinstance(seed, int) else None
-    kernel = _kernel(slot)
+    kernel = _kernel(variable)
     if _is_orthogonal(initializer) and kernel is not None and kernel.geometry != Geometry():
         note = "one orthogonal matrix for the whole kernel, not one per block"
     class_name, arguments = built_in(number)

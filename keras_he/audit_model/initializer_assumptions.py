@@ -45,24 +45,24 @@ class Claim(NamedTuple):
     law: LawName = "normal"
 
 
-def claim(slot: ModelVariable) -> Claim | None:
+def claim(kernel: ModelVariable) -> Claim | None:
     """Returns what the initializer of a variable assumes, `None` where its layer keeps none."""
-    attribute = slot.initializer_attribute or _attribute_of_others(slot)
-    initializer = getattr(slot.layer, attribute, None) if attribute else None
+    attribute = kernel.initializer_attribute or _attribute_of_others(kernel)
+    initializer = getattr(kernel.layer, attribute, None) if attribute else None
     if attribute is None or not isinstance(initializer, keras.initializers.Initializer):
         return None
-    shape = slot.shape
+    shape = kernel.shape
     if isinstance(initializer, Kaiming):
         return _ours(initializer, attribute, shape)
     if isinstance(initializer, keras.initializers.VarianceScaling):
-        return _variance_scaling(initializer, attribute, slot)
+        return _variance_scaling(initializer, attribute, kernel)
     return Claim(initializer, attribute, _fixed_std(initializer, shape))
 
 
-def _attribute_of_others(slot: ModelVariable) -> str | None:
+def _attribute_of_others(kernel: ModelVariable) -> str | None:
     """Returns the attribute that makes what is no kernel: a bias, a table."""
-    name = f"{slot.name}_initializer"
-    return name if hasattr(slot.layer, name) else None
+    name = f"{kernel.name}_initializer"
+    return name if hasattr(kernel.layer, name) else None
 
 
 def _ours(initializer: Any, attribute: str, shape: tuple[int, ...]) -> Claim:
@@ -86,11 +86,11 @@ def _ours(initializer: Any, attribute: str, shape: tuple[int, ...]) -> Claim:
     )
 
 
-def _variance_scaling(initializer: Any, attribute: str, slot: ModelVariable) -> Claim:
-    shape = slot.shape
+def _variance_scaling(initializer: Any, attribute: str, kernel: ModelVariable) -> Claim:
+    shape = kernel.shape
     fans = keras_fans(shape)
-    if isinstance(slot.layer, keras.layers.EinsumDense) and slot.geometry and tells_axes():
-        fans = geometry_fans(shape, slot.geometry)
+    if isinstance(kernel.layer, keras.layers.EinsumDense) and kernel.geometry and tells_axes():
+        fans = geometry_fans(shape, kernel.geometry)
     axes = getattr(initializer, "input_axes", None), getattr(initializer, "output_axes", None)
     if axes[0] is not None and axes[1] is not None:
         fans = Fans(
@@ -140,7 +140,7 @@ def _fixed_std(initializer: Any, shape: tuple[int, ...]) -> float | None:
 
 def written(
     claimed: Claim,
-    slot: ModelVariable,
+    kernel: ModelVariable,
     activation: Activation,
     *,
     mode: str | None = None,
@@ -150,14 +150,14 @@ def written(
 
     Args:
         claimed: What its initializer assumes; the law and the mode are kept.
-        slot: The kernel.
+        kernel: The kernel.
         activation: The activation that matters: it precedes the kernel, or follows it.
         mode: A mode in place of the claimed one.
         fits: Whether the axes of an einsum kernel are left out, since Keras gives them.
     """
     mode = mode or claimed.mode
     suffix = LAWS[claimed.law].suffix + ("" if mode == "fan_in" else f"_{mode}")
-    geometry = _differences(slot, fits=fits or tells_axes())
+    geometry = _differences(kernel, fits=fits or tells_axes())
     kinds = dict(geometry)
     if kinds.get("geometry") == "depthwise" and mode == "fan_in":
         kinds.pop("strides", None)  # its fan-in knows none
@@ -181,16 +181,16 @@ def written(
     return f"{claimed.attribute}={made}"
 
 
-def _differences(slot: ModelVariable, *, fits: bool) -> dict[str, Any]:
+def _differences(kernel: ModelVariable, *, fits: bool) -> dict[str, Any]:
     """Returns what is special about how a kernel is used."""
-    assert slot.geometry is not None
-    geometry = dict(slot.arguments)
+    assert kernel.geometry is not None
+    geometry = dict(kernel.arguments)
     if geometry["input_axes"] is not None:
         # A matrix is the same by its rank; Keras 3.15 gives the axes of any other by itself.
-        if fits or len(slot.shape) == 2:
+        if fits or len(kernel.shape) == 2:
             return {}
         return {key: geometry[key] for key in ("input_axes", "output_axes")}
-    strides = slot.geometry.strides
+    strides = kernel.geometry.strides
     geometry["strides"] = strides[0] if len(set(strides)) == 1 else strides
     return {key: value for key, value in geometry.items() if value != DEFAULTS[key]}
 

@@ -271,8 +271,8 @@ def _built_in(initializer: Any, variable: ModelVariable, number: float) -> tuple
     if built_in is None:
         raise NotPortable(
             f"`{variable.path}` must have an initializer whose law Keras has too. It has "
-            f"{initializer}.\nGive its layer one of Keras first; the weights stay. One of the same standard "
-            f"deviation is `keras.initializers.RandomNormal(stddev={number:.6g})`."
+            f"{initializer}.\nGive its layer one of Keras first; the weights stay. One of the same "
+            f"standard deviation is `keras.initializers.RandomNormal(stddev={number:.6g})`."
         )
     seed = initializer.get_config().get("seed")
     note = "its generator's seed is left out" if isinstance(seed, dict) else ""

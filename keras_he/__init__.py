@@ -4,6 +4,10 @@ Importing the package registers its strings, so that a layer can say
 `kernel_initializer="he_prelu"`.
 """
 
+# Beside the folders: `errors` and `notes` (public errors, texts with a kind), `startup` (whether
+# Keras can be imported, and when), `model_files` (what a file is, loading, saving), `portable`,
+# `callback`, and `cli` (the command line, and the one line that an error becomes).
+
 from typing import TYPE_CHECKING, Any
 
 from keras_he.startup import check_keras, complete, is_deferred

@@ -2,6 +2,6 @@
 
 Decides: each layer's rule, each variable's path and role, what a path pattern selects.
 Must never know: initializers, measurements, reports.
-Start reading: `rules`, the table from layers to kernels; then `walk` (all layers inside a model) and
-`variables` (one record for each variable). `kinds` are layers that are treated in their own way.
+Start reading: `rules`, the table from layers to kernels; then `walk` (all layers inside a model)
+and `variables` (one record for each variable). `kinds` are layers with a treatment of their own.
 """

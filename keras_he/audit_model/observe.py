@@ -7,16 +7,16 @@ not linear are what an audit is there to show.
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_he.audit_model.kernel_facts import ObservedVariable, Units
+from keras_he.backend.keras_private import unhooked_call
 from keras_he.backend.tensors import float_tensors, mean_square, number
-from keras_he.layers.kinds import ACTIVATIONS, SEPARABLE, is_normalisation
-from keras_he.passes.kernel_watcher import LayerCall, OriginWatcher, depthwise_output
+from keras_he.layers.kinds import ACTIVATIONS, first_kernel_output, is_normalisation
+from keras_he.passes.kernel_watcher import LayerCall, OriginWatcher
 from keras_he.passes.preceding_activation import preceding_moments
 from keras_he.passes.tensor_origins import UNKNOWN, Origin
 
@@ -63,8 +63,9 @@ class Observation(OriginWatcher):
             self._record_inputs(call)
         if not kernels or isinstance(layer, keras.layers.RNN):
             return call.run()
-        if isinstance(layer, SEPARABLE):
-            _look(kernels[0], depthwise_output(layer, call.args[0]))
+        first_output = first_kernel_output(layer) if len(kernels) > 1 else None
+        if first_output is not None:
+            _look(kernels[0], first_output(layer, call.args[0]))
         outputs = self.observe(call)
         if not call.observed and len(kernels) == 1 and float_tensors(outputs):
             _look(kernels[0], float_tensors(outputs)[0])
@@ -185,7 +186,7 @@ def _steep(activation: Any) -> tuple[float, float] | None:
     if isinstance(activation, keras.layers.PReLU):
         return None  # it has a slope for each place, and is never flat on both sides
     if isinstance(activation, keras.layers.Layer):  # past the hook that shadows its `call`
-        activation = partial(type(activation).call, activation)
+        activation = unhooked_call(activation)
     grid = np.linspace(-20.0, 20.0, 4001).astype("float32")
     made = keras.ops.convert_to_numpy(activation(keras.ops.convert_to_tensor(grid)))
     slopes = np.abs(np.diff(made)) / np.diff(grid)

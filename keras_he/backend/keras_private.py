@@ -30,6 +30,7 @@ import json
 import zipfile
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -132,6 +133,25 @@ def shadowed(hooks: Iterable[tuple[Any, str, Callable[..., Any]]]) -> Iterator[N
                 del held[name]
             else:
                 held[name] = value
+
+
+def own_activations(layers: Iterable[Any]) -> list[tuple[Any, Callable[..., Any]]]:
+    """Returns the layers that apply an activation to their output, each with the activation.
+
+    An activation layer does nothing else, and the activation of a recurrent layer is its cell's:
+    both are left out.
+    """
+    import keras
+
+    other = (keras.layers.RNN, keras.layers.Activation)
+    own = [one for one in layers if isinstance(one, keras.layers.Layer)]
+    found = [(one, getattr(one, "activation", None)) for one in own if not isinstance(one, other)]
+    return [(one, activation) for one, activation in found if callable(activation)]
+
+
+def unhooked_call(layer: Any) -> Callable[..., Any]:
+    """Returns the `call` of a layer or operation, also where it is shadowed."""
+    return partial(type(layer).call, layer)
 
 
 def operations(model: Any) -> list[Any]:

@@ -123,6 +123,8 @@ def _one_of(argument: str, value: Any, accepted: tuple[Any, ...]) -> Any:
 def _checked_seed(seed: Any) -> int:
     if seed is None:
         return secrets.randbits(32)
+    if type(seed) is int and seed >= 0:
+        return seed
     try:
         number = integer(seed)
     except TypeError:

@@ -20,9 +20,9 @@ from keras_he.backend.keras_private import is_of_keras, layers_inside, own
 from keras_he.backend.tensors import mean_square, number
 from keras_he.errors import NotMeasurable
 from keras_he.initialize_model.planned_variable import PlannedVariable, Settings
-from keras_he.layers.kinds import SEPARABLE, is_normalisation
+from keras_he.layers.kinds import first_kernel_output, is_normalisation
 from keras_he.notes import Note
-from keras_he.passes.kernel_watcher import LayerCall, OriginWatcher, depthwise_output
+from keras_he.passes.kernel_watcher import LayerCall, OriginWatcher
 from keras_he.passes.moving_statistics import MovingStatistics
 from keras_he.passes.preceding_activation import analytic_gain
 from keras_he.passes.tensor_origins import Origin
@@ -43,6 +43,8 @@ class Measurement(OriginWatcher):
         measures: Whether to measure; otherwise every gain is analytic.
         progress: Called after each layer.
     """
+
+    special = (keras.layers.RNN, keras.layers.BatchNormalization)
 
     def __init__(
         self,
@@ -105,16 +107,17 @@ class Measurement(OriginWatcher):
     def _kernel_call(self, call: LayerCall) -> Any:
         """Returns the outputs of a layer that holds kernels of its own."""
         layer, kernels = call.layer, call.kernels
-        separable = isinstance(layer, SEPARABLE)
+        first_output = first_kernel_output(layer) if len(kernels) > 1 else None
         for kernel in kernels:
-            # No activation stands between the halves of a separable convolution.
-            kernel.activation = None if separable and kernel is kernels[-1] else call.activation
+            # No activation stands between two kernels that follow one another.
+            second = first_output is not None and kernel is kernels[-1]
+            kernel.activation = None if second else call.activation
         if not self._measures:
             for kernel in kernels:
                 self._analytic(kernel, kernel.activation)
             return call.run()
-        if separable:
-            self._scaled(kernels[:1], depthwise_output(layer, call.args[0]), call.inputs)
+        if first_output is not None:
+            self._scaled(kernels[:1], first_output(layer, call.args[0]), call.inputs)
         elif len(kernels) > 1:
             for kernel in kernels:
                 self._analytic(kernel, kernel.activation)

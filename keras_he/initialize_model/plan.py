@@ -230,9 +230,11 @@ def _take_to_mode(plan: Plan, given: _Pass) -> None:
         for before, one, earlier, later in pairs:
             if follows(before, one) and is_rectifier(one.activation) and earlier and later:
                 ratios[id(one.layer)] = earlier / later
+    last = {id(one.layer): one for one in plan.variables if one.role == "kernel"}
     for one in plan.variables:
         if one.is_set and one.rule == "measured":
-            ratio = None if one.name == "depthwise_kernel" else ratios.get(id(one.layer))
+            # The ratio is that of the layer's output, so of its last kernel.
+            ratio = ratios.get(id(one.layer)) if one is last[id(one.layer)] else None
             one.gain = _gain_of_mode(one, plan.settings.mode, ratio)
 
 

@@ -16,7 +16,7 @@ from keras_he.backend.framework import framework
 from keras_he.errors import did_you_mean, invalid
 from keras_he.initializers.activation_argument import read_activation
 from keras_he.sampling.laws import LawName, law_named
-from keras_he.sampling.regions import WHOLE, empty_region, furthest, kernel_part
+from keras_he.sampling.regions import WHOLE, Part, empty_region, furthest, kernel_part
 from keras_he.sampling.stream import STORAGE, Seed, check_std
 from keras_he.theory import kernel_geometry as geometries
 from keras_he.theory.activations import gain as moments_gain
@@ -142,8 +142,7 @@ class Kaiming(keras.initializers.VarianceScaling):
                 # Before the generator moves on:
                 check_std(std, dtype, furthest(self.law, shape, self.kernel_geometry))
                 key = _next_key(key, layout)
-            use = self.kernel_geometry
-            part = kernel_part(self.law, shape, use, std, key, dtype, framework.empty)
+            part = self._draw(shape, std, key, dtype)
         else:
             part = partial(empty_region, shape, dtype=dtype)
         if layout is None:
@@ -153,6 +152,11 @@ class Kaiming(keras.initializers.VarianceScaling):
     def standard_deviation(self, fans: geometries.Fans) -> float:
         """Returns the standard deviation of the values of a kernel with these fans."""
         return standard_deviation(self._factor, fans, self.mode)
+
+    def _draw(self, shape: tuple[int, ...], std: float, key: Seed, dtype: str) -> Part:
+        """Returns the function that returns any region of the kernel."""
+        use = self.kernel_geometry
+        return kernel_part(self.law, shape, use, std, key, dtype, framework.empty)
 
     def get_config(self) -> dict[str, Any]:
         """Returns what is not the default, as plain JSON; `from_config` is its inverse."""

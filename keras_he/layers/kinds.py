@@ -1,11 +1,11 @@
 """Kinds of layers that are treated in their own way wherever a model is read or run."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 
 ATTENTIONS = (keras.layers.GroupQueryAttention, keras.layers.MultiHeadAttention)
-SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
 STATISTICS = ("moving_mean", "moving_variance")  # variables of a BatchNormalization
 # Layers that apply an activation and nothing else.
 ACTIVATIONS = (
@@ -24,6 +24,33 @@ _NORMALISATIONS = (
     keras.layers.UnitNormalization,
     keras.layers.Normalization,
 )
+
+
+def _depthwise_output(layer: Any, value: Any) -> Any:
+    return keras.ops.depthwise_conv(
+        keras.ops.cast(value, layer.compute_dtype),
+        keras.ops.cast(layer.depthwise_kernel, layer.compute_dtype),
+        strides=layer.strides,
+        padding=layer.padding,
+        data_format=layer.data_format,
+        dilation_rate=layer.dilation_rate,
+    )
+
+
+# Layers of Keras with two kernels one after the other, without an activation between them: the
+# output of the first kernel, which Keras does not show, from the layer and its input.
+_FIRST_OUTPUTS: dict[str, Callable[[Any, Any], Any]] = {
+    "SeparableConv1D": _depthwise_output,
+    "SeparableConv2D": _depthwise_output,
+}
+
+
+def first_kernel_output(layer: Any) -> Callable[[Any, Any], Any] | None:
+    """Returns the function for a layer with two kernels one after the other, `None` of others."""
+    for name, function in _FIRST_OUTPUTS.items():
+        if isinstance(layer, getattr(keras.layers, name, ())):
+            return function
+    return None
 
 
 def is_normalisation(layer: Any) -> bool:

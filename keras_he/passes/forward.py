@@ -15,7 +15,7 @@ from typing import Any
 import keras
 
 from keras_he.backend.framework import framework
-from keras_he.backend.keras_private import layers_inside, operations, shadowed
+from keras_he.backend.keras_private import layers_inside, operations, own_activations, shadowed
 from keras_he.backend.tensors import eager_floats
 from keras_he.errors import KerasHeError, NotEager
 from keras_he.passes.kernel_watcher import KernelWatcher, LayerCall
@@ -46,9 +46,12 @@ def forward(
         NotEager: If a layer gets symbolic values in a pass that is not differentiated.
     """
     raised: list[KerasHeError] = []
+    layers = watched(model)
+    activations = own_activations(layers)
+    hooks = _hooks(layers, activations, watcher, raised, differentiable)
     with ExitStack() as stack:
         stack.enter_context(framework.apart(seed, gradients=differentiable))
-        stack.enter_context(shadowed(_hooks(model, watcher, raised, differentiable)))
+        stack.enter_context(shadowed(hooks))
         stack.enter_context(scope)
         try:
             return model(batch, training=training)
@@ -64,12 +67,17 @@ def watched(model: Any) -> list[Any]:
     for layer in layers_inside(model, closed=(keras.layers.RNN,)):
         found[id(layer)] = layer
         if isinstance(layer, keras.Model):
-            found.update({id(one): one for one in operations(layer)})
+            for one in operations(layer):
+                found[id(one)] = one
     return list(found.values())
 
 
 def _hooks(
-    model: Any, watcher: KernelWatcher, raised: list[KerasHeError], differentiable: bool
+    layers: list[Any],
+    activations: list[tuple[Any, Callable[..., Any]]],
+    watcher: KernelWatcher,
+    raised: list[KerasHeError],
+    differentiable: bool,
 ) -> Iterator[tuple[Any, str, Callable[..., Any]]]:
     def guarded(layer: Any, hook: Callable[..., Any]) -> Callable[..., Any]:
         def called(*args: Any, **kwargs: Any) -> Any:
@@ -84,13 +92,10 @@ def _hooks(
 
         return called
 
-    for one in watched(model):
+    for one in layers:
         yield one, "call", guarded(one, partial(_call, watcher, one, one.call))
-        activation = getattr(one, "activation", None)
-        # The activation of an activation layer is its call; that of an RNN is its cell's.
-        own = not isinstance(one, (keras.layers.RNN, keras.layers.Activation))
-        if own and callable(activation) and isinstance(one, keras.layers.Layer):
-            yield one, "activation", guarded(one, partial(_activation, watcher, one, activation))
+    for one, activation in activations:
+        yield one, "activation", guarded(one, partial(_activation, watcher, one, activation))
 
 
 def _call(

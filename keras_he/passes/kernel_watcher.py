@@ -87,6 +87,7 @@ class OriginWatcher(KernelWatcher):
     """Knows the kernels of each layer and the origins of tensors.
 
     Attributes:
+        special: Types of layers that `run` is given too when they hold no kernels.
         sees_cells: Whether the kernels of a recurrent layer's cells count as kernels of the layer.
         trace: The origins of tensors.
 
@@ -97,6 +98,7 @@ class OriginWatcher(KernelWatcher):
         progress: Called after each layer.
     """
 
+    special: tuple[type, ...] = ()
     sees_cells = False
 
     def __init__(
@@ -123,7 +125,8 @@ class OriginWatcher(KernelWatcher):
         call.kernels = self.kernels_of(layer)
         call.first = self.reach(call.kernels)
         call.activation = inputs[0].activation if inputs else None
-        outputs = self.run(call)
+        own = call.kernels or isinstance(layer, self.special)
+        outputs = self.run(call) if own else call.run()
         for tensor in float_tensors(outputs):
             if self.trace.knows(tensor):
                 continue
@@ -210,18 +213,6 @@ class OriginWatcher(KernelWatcher):
         if id(layer) not in self._holding:
             self._holding[id(layer)] = holds(layer, self._kernels)
         return self._holding[id(layer)]
-
-
-def depthwise_output(layer: Any, value: Any) -> Any:
-    """Returns the output of the first kernel of a separable convolution, which Keras hides."""
-    return keras.ops.depthwise_conv(
-        keras.ops.cast(value, layer.compute_dtype),
-        keras.ops.cast(layer.depthwise_kernel, layer.compute_dtype),
-        strides=layer.strides,
-        padding=layer.padding,
-        data_format=layer.data_format,
-        dilation_rate=layer.dilation_rate,
-    )
 
 
 def _all_steps(call: LayerCall) -> Any:

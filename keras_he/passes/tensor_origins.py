@@ -15,14 +15,13 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_he.backend.keras_private import is_of_keras, operation_name
+from keras_he.backend.keras_private import is_of_keras, operation_name, unhooked_call
 from keras_he.layers.kinds import ACTIVATIONS, is_normalisation
 from keras_he.theory.activations import KNOWN, NAMES, canonical
 
@@ -228,7 +227,7 @@ def _elementwise(layer: Any) -> Any:
         return UNKNOWN
     # Those with parameters are asked themselves; past the hook that shadows their `call`.
     plain = name == "gelu" or not KNOWN[canonical(name)].parameters
-    return name if plain else partial(type(layer).call, layer)
+    return name if plain else unhooked_call(layer)
 
 
 def _common(inputs: Sequence[Origin]) -> Any:

@@ -8,7 +8,8 @@ At a sum one input is the trunk: the one with most earlier merges, else the one 
 The last kernels of the other inputs, the branches, are scaled by `1 / sqrt(n)`, where `n` is the
 number of sums on the trunk since its size was last set. So the second moment of the trunk grows
 from 1 to at most 2, however many blocks there are. Branches that end in an activation have means,
-which add up, so they are scaled by `1 / n`.
+which add up, so they are scaled by `1 / n`. Only sums that a layer or an operation computes are
+scaled; a sum that is recognized by its values is noted.
 """
 
 import math

@@ -1,6 +1,7 @@
 """What a person reads and a program keeps: rows, text, figure, page, comparison.
 
 Decides: columns, wording and drawing of a report.
-Must never know: Keras, models, how a figure was measured. Plain values only.
+Must never know: Keras, models, how a number was measured. Plain values only.
 Start reading: `report`, then `columns`: which number a table shows, and how.
+A number that is wrong in `report.rows` too comes from `audit_model` or `initialize_model`.
 """

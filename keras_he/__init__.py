@@ -5,8 +5,8 @@ Importing the package registers its strings, so that a layer can say
 """
 
 # Beside the folders: `errors` and `notes` (public errors, texts with a kind), `startup` (whether
-# Keras can be imported, and when), `model_files` (what a file is, loading, saving, and what a bad
-# file is told), `portable` (our initializers become Keras' own), `callback` (an audit during
+# Keras can be imported, and when), `model_files` (what a file is, loading, saving, and the
+# errors about files), `portable` (our initializers become Keras' own), `callback` (an audit during
 # training), and `cli` (options, exit codes; an error is one line).
 
 from typing import TYPE_CHECKING, Any

@@ -36,7 +36,7 @@ from keras_he.reports.audit_report import AuditReport
 from keras_he.reports.data import Figures, Row, moment_of_calls
 from keras_he.theory.standard_deviation import standard_deviation
 
-_SEED = 0  # of a batch, and of the loss that is taken where none is given
+_SEED = 0  # of a synthetic batch, and of the default loss
 
 
 _NOT_REACHED = Note("not-reached", "not reached by the pass")

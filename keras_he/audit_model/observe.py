@@ -31,7 +31,7 @@ class Observation(OriginWatcher):
 
     Args:
         found: The variables of the model.
-        inputs: The tensors that the model is given.
+        inputs: The input tensors of the model.
         paths: Paths of the layers, by their identity.
         progress: Called after each layer.
 

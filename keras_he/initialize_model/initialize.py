@@ -23,7 +23,7 @@ from keras_he.theory.kernel_geometry import integer
 from keras_he.theory.quadrature import Moments
 from keras_he.theory.standard_deviation import Mode, checked_mode, standard_deviation
 
-_UNSAFE = 10.0  # factor over the whole depth from which on an error of the signal is told
+_UNSAFE = 10.0  # growth of an error over the whole depth, from which on a note warns of it
 
 
 def initialize(

@@ -37,7 +37,7 @@ class Measurement(OriginWatcher):
         found: The variables of the model.
         settings: Law and mode of the kernels.
         scope: The scope of the pass, with kernels of gain 1, and biases 0.
-        inputs: The tensors that the model is given.
+        inputs: The input tensors of the model.
         paths: Paths of the layers, by their identity.
         factors: Factors of the kernels that end branches, by the identity of their variable.
         measures: Whether to measure; otherwise every gain is analytic.

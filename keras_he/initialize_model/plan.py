@@ -76,7 +76,7 @@ class Request(NamedTuple):
 
 
 class _Pass(NamedTuple):
-    """What every pass over a model is given."""
+    """The arguments that all passes over a model share."""
 
     model: Any
     inputs: Any

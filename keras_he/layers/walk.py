@@ -128,8 +128,8 @@ def _places(
             return
         rule = None
     try:
-        spoken = _checked(rule(layer)) if rule else {}
-        kernels, inside = _kernels(layer, mine, spoken), _inside(mine, spoken)
+        ruled = _checked(rule(layer)) if rule else {}
+        kernels, inside = _kernels(layer, mine, ruled), _inside(mine, ruled)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         reason = str(error) if isinstance(error, InvalidArgument) else repr(error)
         text = f"the rule of {known.__name__ if known else None} failed: {reason}"
@@ -138,7 +138,7 @@ def _places(
     unknown = [] if known is type(layer) else _uncovered_weights(layer, known, mine, kernels)
     problem = _no_rule(layer, mine, unknown) if unknown else NO_NOTE
     yield Place(layer, path, key, outer, mine.variables, mine.attributes, kernels, problem)
-    for name, inner_key in _keys(inside, spoken, held).items():
+    for name, inner_key in _keys(inside, ruled, held).items():
         places_inside = join(path, name), join(key, inner_key)
         yield from _places(inside[name], held, *places_inside, (*outer, layer))
 
@@ -149,7 +149,7 @@ def join(path: str, name: str) -> str:
 
 
 def _keys(
-    inside: Mapping[str, keras.layers.Layer], spoken: Kernels, held: Mapping[int, Own]
+    inside: Mapping[str, keras.layers.Layer], ruled: Kernels, held: Mapping[int, Own]
 ) -> dict[str, str]:
     """Returns, by name, keys of the layers inside that do not depend on automatic names.
 
@@ -157,18 +157,18 @@ def _keys(
     weights of a layer that contains no others, and a number among equal ones.
     """
     keys: dict[str, str] = {}
-    alike: Counter[str] = Counter()
+    equal: Counter[str] = Counter()
     for name, inner in inside.items():
         cls = type(inner).__name__
         automatic = rf"{cls.replace('_', '')}\d*"  # Conv2D: conv2d, conv2d_1, conv2d_1_2
-        if name in spoken or not re.fullmatch(automatic, name.replace("_", ""), re.IGNORECASE):
+        if name in ruled or not re.fullmatch(automatic, name.replace("_", ""), re.IGNORECASE):
             keys[name] = name
             continue
         shapes = [tuple(one.shape) for one in inner.weights if len(one.shape) > 1]
         nested = (held.get(id(inner)) or own(inner)).layers
         kind = cls if nested else f"{cls}{shapes}"
-        keys[name] = f"{kind}#{alike[kind]}"
-        alike[kind] += 1
+        keys[name] = f"{kind}#{equal[kind]}"
+        equal[kind] += 1
     return keys
 
 
@@ -219,9 +219,9 @@ def _held(layer: keras.layers.Layer, mine: Own, attribute: str) -> Any:
 def _inside(mine: Own, rule: Kernels) -> dict[str, keras.layers.Layer]:
     """Returns the layers inside by name: the name that a rule gives, else their own."""
     inside = {name: inner for name, inner in rule.items() if isinstance(inner, keras.layers.Layer)}
-    spoken_for = {id(inner) for inner in inside.values()}
+    named = {id(inner) for inner in inside.values()}
     for inner in mine.layers:
-        if id(inner) not in spoken_for:
+        if id(inner) not in named:
             name, copies = inner.name, 1
             while name in inside:  # names are unique within a model, not within a layer
                 copies += 1

@@ -1,8 +1,8 @@
 """What happens at each layer of a watched pass: how layers are run, and hooks for each job.
 
 `KernelWatcher` runs the layers. `OriginWatcher` also knows which kernels a layer holds, where its
-inputs came from, and which call of a layer with kernels is going on, so that the value that a
-layer's activation is given is known as the pre-activation of a kernel.
+inputs came from, and which call of a layer with kernels is running, so that it recognizes the input
+of a layer's activation as the pre-activation of a kernel.
 """
 
 import inspect
@@ -87,13 +87,13 @@ class OriginWatcher(KernelWatcher):
     """Knows the kernels of each layer and the origins of tensors.
 
     Attributes:
-        special: Types of layers that `run` is given too when they hold no kernels.
+        special: Types of layers for which `run` is called although they hold no kernels.
         sees_cells: Whether the kernels of a recurrent layer's cells count as kernels of the layer.
         trace: The origins of tensors.
 
     Args:
         kernels: The records of the model's kernels.
-        inputs: The tensors that the model is given.
+        inputs: The input tensors of the model.
         paths: Paths of the layers, by their identity.
         progress: Called after each layer.
     """
@@ -160,7 +160,7 @@ class OriginWatcher(KernelWatcher):
         return result
 
     def observe(self, call: LayerCall) -> Any:
-        """Returns the outputs of a call, during which `kernel_output` is given pre-activations."""
+        """Returns the outputs of a call; `kernel_output` is called for its pre-activations."""
         self._calls.append(call)
         try:
             return call.run()
@@ -174,7 +174,7 @@ class OriginWatcher(KernelWatcher):
     def activated(
         self, layer: Any, activation: Any, value: Any, result: Any, source: Origin
     ) -> None:
-        """Is given what an activation that is not linear returns for a value of an origin."""
+        """Is called after each activation that is not linear, with its input and its output."""
 
     def output(self, call: LayerCall, tensor: Any) -> float:
         """Returns the second moment of an output of a call."""

@@ -2,6 +2,6 @@
 
 Decides: columns, wording and drawing of a report.
 Must never know: Keras, models, how a number was measured. Plain values only.
-Start reading: `report`, then `columns`: which number a table shows, and how.
-A number that is wrong in `report.rows` too comes from `audit_model` or `initialize_model`.
+Start reading: `report`, then `columns`: which number a table shows, and how. A number that is wrong
+in the rows of a report too was measured wrongly: it comes from the folders that audit or initialize.
 """

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from statistics import mean
 from typing import Any
 
 import keras
@@ -135,7 +134,9 @@ def audit(
         cleaned=_cleaned(data),
         thresholds=limits,
     )
-    change = mean(returned) / mean(given) if any(given) and returned else None
+    change = None
+    if any(given) and returned:
+        change = (sum(returned) / len(returned)) / (sum(given) / len(given))
     return _report(model, found, survey, subject, change)
 
 
@@ -256,7 +257,7 @@ def _report(
     return AuditReport(
         model=model.name,
         rows=tuple(rows),
-        random_layers=tuple(random_layers(survey)),
+        random_layers=tuple(random_layers(layers_inside(model), layer_paths(survey))),
         warnings=(
             *not_built(survey),
             *_unseen_weights(found),
@@ -330,8 +331,8 @@ def _expected_stds(kernels: Sequence[ObservedVariable]) -> list[float | None]:
     for kernel in kernels:
         std = None
         if kernel.fans is not None and kernel.expected is not None and min(kernel.fans) > 0.0:
-            gain = math.sqrt(kernel.target / kernel.expected.moments.signal)
-            std = standard_deviation(gain, kernel.fans, "fan_in")
+            gain = 1.0 / math.sqrt(kernel.expected.moments.signal)
+            std = standard_deviation(gain, kernel.fans, "fan_in") * math.sqrt(kernel.target)
         stds.append(std)
     return stds
 

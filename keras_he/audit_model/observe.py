@@ -59,7 +59,7 @@ class Observation(OriginWatcher):
     def run(self, call: LayerCall) -> Any:
         """Runs a layer, and observes its kernels."""
         layer, kernels = call.layer, call.kernels
-        if call.first and call.inputs:
+        if call.new and call.inputs:
             self._record_inputs(call)
         if not kernels or isinstance(layer, keras.layers.RNN):
             return call.run()
@@ -117,12 +117,17 @@ class Observation(OriginWatcher):
         kernels_before = max(one.kernels for one in call.inputs)
         sources = frozenset().union(*(one.sources for one in call.inputs))
         moment = mean_square(call.inputs[0].tensor)
-        call.kernels[0].activation = call.activation
+        new = set(map(id, call.new))
+        before: ObservedVariable | None = None
         for kernel in call.kernels:
-            kernel.kernels_before, kernel.input_moment = kernels_before, moment
-            kernel.sources = sources
-            # No activation stands between the halves of a separable convolution.
-            sources = frozenset([id(kernel.variable)])
+            if id(kernel) in new and before is None:
+                kernel.activation, kernel.sources = call.activation, sources
+                kernel.input_moment, kernel.kernels_before = moment, kernels_before
+            elif id(kernel) in new and before is not None:
+                # No activation stands between the halves of a separable convolution.
+                kernel.sources = frozenset([id(before.variable)])
+                kernel.input_moment, kernel.kernels_before = before.input_moment, kernels_before
+            before = kernel
 
     def _break(self, call: LayerCall) -> None:
         """Names a layer whose output is NaN or infinity, if its inputs are not."""

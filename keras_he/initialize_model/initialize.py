@@ -93,10 +93,10 @@ def initialize(
         arXiv:1511.06422, for measuring it; Zhang et al. (2019), arXiv:1901.09321, and De and Smith
         (2020), arXiv:2002.10444, for the depth of residual networks.
     """
+    settings = Settings(law=law_named(law).name, mode=checked_mode(mode))
     _one_of("residual", residual, ("depth", None))
     _one_of("statistics", statistics, ("batch", "initial"))
     seed = _checked_seed(seed)
-    settings = Settings(mode=checked_mode(mode), law=law_named(law).name)
     batch_seed = seed_of(seed, "the batch")
     check_model(model)
     measures = data is not False

@@ -99,13 +99,13 @@ def make_plan(
     plan.notes += not_built(survey)
     if batch is not None:
         inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, batch)
-        plan.random_layers = random_layers(survey)
         given = _Pass(model, inputs, layer_paths(survey), pass_seed, progress)
         try:
             watcher = _measure(plan, given, request)
         except KerasHeError as error:
             if request.measures:
                 raise
+            progress.close()
             text = f"the preceding activations are not known: {error}"
             plan.notes.append(Note("activations-unknown", text))
         if request.measures:
@@ -157,6 +157,7 @@ def _measure(plan: Plan, given: _Pass, request: Request) -> Measurement:
         if one.is_set and one.gain is None and one.order is not None:
             watcher.give_up(one)
     trace = watcher.trace
+    plan.random_layers = random_layers(watcher.called.values(), given.paths)
     plan.notes += watcher.notes + _merges(trace)
     plan.chain = [] if trace.runs or trace.left or trace.unseen else _chain(plan)
     return watcher

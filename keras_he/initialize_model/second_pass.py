@@ -44,7 +44,7 @@ class FinalPass(KernelWatcher):
         """Runs a layer."""
         if isinstance(call.layer, keras.layers.BatchNormalization):
             return self.statistics.run(call)
-        return call.run()
+        return call.function(*call.args, **call.kwargs)
 
     def pre_activation(self, layer: Any, value: Any) -> Any:
         """Records the second moment of a pre-activation."""

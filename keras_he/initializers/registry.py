@@ -124,9 +124,11 @@ def get(identifier: Any) -> Kaiming:
 
 
 def _class_of(name: Any) -> type[Kaiming]:
-    bare = name.removeprefix(f"{_PACKAGE}>") if isinstance(name, str) else name
+    if not isinstance(name, str):
+        raise _unknown(name)
+    bare = name.removeprefix(f"{_PACKAGE}>")
     known = aliases() if bare == name else _CLASSES  # only classes have the package's prefix
-    if not isinstance(bare, str) or bare not in known:
+    if bare not in known:
         raise _unknown(name)
     return aliases()[bare]
 

@@ -268,10 +268,10 @@ def layer_paths(survey: Iterable[Place]) -> dict[int, str]:
     return paths
 
 
-def random_layers(survey: Iterable[Place]) -> list[str]:
-    """Returns the paths of the layers that draw random numbers in training mode."""
-    paths = layer_paths(place for place in survey if is_random(place.layer))
-    return list(dict.fromkeys(paths.values()))
+def random_layers(layers: Iterable[Any], paths: Mapping[int, str]) -> list[str]:
+    """Returns the paths of those among layers that draw random numbers in training mode."""
+    found = [layer for layer in layers if is_random(layer)]
+    return list(dict.fromkeys(paths.get(id(layer)) or str(layer.name) for layer in found))
 
 
 def not_built(survey: Iterable[Place]) -> list[Note]:

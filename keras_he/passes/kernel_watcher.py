@@ -58,7 +58,7 @@ class LayerCall:
         floats: The tensors of floats among the arguments.
         inputs: The origins of these tensors.
         kernels: The records of the kernels that the layer holds.
-        first: Whether it is the first call that uses these kernels.
+        new: Those among them that no earlier call used.
         activation: The activation that the first input passed last, `None` for none.
         observed: Whether the pre-activation of its kernel was observed.
         verified: Where a list, it gets the second moments of pre-activations, which pass unchanged.
@@ -71,7 +71,7 @@ class LayerCall:
     floats: Sequence[Any]
     inputs: Sequence[Origin] = ()
     kernels: Sequence[Any] = ()
-    first: bool = False
+    new: Sequence[Any] = ()
     activation: Any = None
     observed: bool = False
     verified: list[float] | None = None
@@ -90,6 +90,7 @@ class OriginWatcher(KernelWatcher):
         special: Types of layers for which `run` is called although they hold no kernels.
         sees_cells: Whether the kernels of a recurrent layer's cells count as kernels of the layer.
         trace: The origins of tensors.
+        called: The layers that were called, by their identity, in the order in which they ended.
 
     Args:
         kernels: The records of the model's kernels.
@@ -117,13 +118,14 @@ class OriginWatcher(KernelWatcher):
         self._calls: list[LayerCall] = []  # calls of layers with kernels, the innermost last
         self._holding: dict[int, bool] = {}
         self._reached = 0
+        self.called: dict[int, Any] = {}
 
     def on_call(self, call: LayerCall) -> Any:
         """Runs a layer, and records where its outputs came from."""
         layer = call.layer
         call.inputs = inputs = self.trace.origins(self.path(layer), call.floats)
         call.kernels = self.kernels_of(layer)
-        call.first = self.reach(call.kernels)
+        call.new = self.reach(call.kernels)
         call.activation = inputs[0].activation if inputs else None
         own = call.kernels or isinstance(layer, self.special)
         outputs = self.run(call) if own else call.run()
@@ -138,6 +140,7 @@ class OriginWatcher(KernelWatcher):
                 self.trace.composed(self.path(layer), tensor, inputs)
             else:
                 self.trace.passed(layer, tensor, inputs, moment)
+        self.called.setdefault(id(layer), layer)
         self._progress()
         return outputs
 
@@ -196,13 +199,13 @@ class OriginWatcher(KernelWatcher):
         """Returns the key of the kernel that sets the size of the output of a call."""
         return [id(call.kernels[-1].variable)]
 
-    def reach(self, kernels: Sequence[Any]) -> bool:
-        """Gives kernels their places in the order of execution; returns whether any is new."""
+    def reach(self, kernels: Sequence[Any]) -> list[Any]:
+        """Gives kernels their places in the order of execution; returns those that are new."""
         new = [kernel for kernel in kernels if kernel.order is None]
         for kernel in new:
             kernel.order = self._reached
             self._reached += 1
-        return bool(new)
+        return new
 
     def path(self, layer: Any) -> str:
         """Returns the path of a layer, or of an operation its name."""

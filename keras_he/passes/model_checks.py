@@ -24,7 +24,7 @@ def check_model(model: Any) -> None:
 
 def survey_of(model: Any, batch: Any) -> list[Place]:
     """Returns the places of a model, which is built first if it is not built."""
-    if not any(_lacks_weights(layer) for layer in layers_inside(model)):
+    if not any(map(_lacks_weights, layers_inside(model))):
         return list(places(model))
     if batch is not None:
         with framework.apart():

@@ -99,7 +99,7 @@ class InitializationReport(Report):
         return lines + _others(self.rows)
 
     def _facts(self) -> list[str]:
-        facts = [self._head().partition(": ")[2].removesuffix(".")]
+        facts = [self._head().removeprefix(f"{self.model}: ").removesuffix(".")]
         facts.append(f"signal over depth {self._signal()}")
         if self.gradient_spread is not None:
             facts.append(f"gradient over depth {self.gradient_spread:.2f} decades (predicted)")

@@ -57,8 +57,12 @@ class Report(ABC):
         ratios = self._ratios()
         return math.log10(max(ratios) / min(ratios)) if ratios else 0.0
 
-    def check(self) -> None:
+    def check(self, *, spread: float = math.log10(1.5), skipped: bool = False) -> None:
         """Raises if the report shows a problem: for use in CI.
+
+        Args:
+            spread: See `InitializationReport.check`; an audit has no use for it.
+            skipped: The same.
 
         Raises:
             ReportProblem: With all problems.

@@ -12,6 +12,7 @@ from architectures import batch_for, numbers
 from keras import layers
 
 import keras_he
+from keras_he.layers import rules
 from keras_he.layers.walk import layer_kernels
 
 
@@ -608,6 +609,93 @@ def _variables(model):
 
     found = variables(model, places(model), ModelVariable)
     return [keras.ops.convert_to_numpy(one.variable) for one in found]
+
+
+class Hiding(layers.Layer):
+    """A layer whose rule fails, so that the dropout inside it is known from the pass alone."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dropout = layers.Dropout(0.5, seed=1, name="hidden")
+
+    def build(self, shape):
+        self.w = self.add_weight(shape=(8, 8), name="w", initializer="identity")
+
+    def call(self, x, training=None):
+        return self.dropout(keras.ops.matmul(x, self.w), training=training)
+
+
+class Spare(keras.Model):
+    """A model with a dropout that it never calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.spare, self.norm = layers.Dropout(0.5), layers.BatchNormalization()
+        self.head = layers.Dense(2)
+
+    def call(self, x, training=None):
+        scaled = x * 2.0 if training else x
+        return self.head(self.norm(scaled, training=training))
+
+
+def test_statistics_are_of_a_pass_without_the_masks_of_a_hidden_dropout(monkeypatch):
+    monkeypatch.setattr(rules, "RULES", {**rules.RULES, Hiding: lambda layer: {"typo": {}}})
+    norm = layers.BatchNormalization()
+    model = keras.Sequential([keras.Input((8,)), Hiding(), norm, layers.Dense(2)])
+    batch = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
+    report = keras_he.initialize(model, batch, seed=1)
+    assert report.random_layers == ("hidden",)
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(norm.moving_variance), batch.var(axis=0), rtol=1e-5
+    )
+    assert [path.rpartition("/")[2] for path in keras_he.audit(model).random_layers] == ["hidden"]
+
+
+def test_a_dropout_that_is_never_called_changes_nothing():
+    model = Spare()
+    batch = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
+    report = keras_he.initialize(model, batch, seed=1)
+    assert report.random_layers == ()
+    expected = 4 * batch.var(axis=0)  # of the pass in training mode, which doubles the batch
+    variance = keras.ops.convert_to_numpy(model.norm.moving_variance)
+    np.testing.assert_allclose(variance, expected, rtol=1e-5)
+
+
+def test_the_dropout_of_a_recurrent_cell_is_not_among_the_layers_that_the_pass_sees():
+    lstm = layers.LSTM(4, dropout=0.5)
+    model = keras.Sequential([keras.Input((5, 8)), lstm, layers.Dense(2)])
+    assert keras_he.initialize(model, seed=1).random_layers == ()
+
+
+def test_the_pass_over_the_final_model_sees_each_step_of_a_time_distributed_layer():
+    inner = layers.TimeDistributed(layers.Dense(16, "relu"))
+    model = keras.Sequential([keras.Input((3, 8)), inner, layers.Dense(4)])
+    report = keras_he.initialize(model, seed=1, mode="fan_out")
+    assert len(report.rows[0].moments) == 3
+    assert len(keras_he.initialize(model, seed=1).rows[0].moments) == 1
+
+
+class NamedBias(layers.Layer):
+    """A layer that calls its kernel `bias`."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.activation = keras.activations.relu
+
+    def build(self, shape):
+        self.bias = self.add_weight(shape=(shape[-1], 4), name="bias")
+
+    def call(self, x):
+        return self.activation(keras.ops.matmul(x, self.bias))
+
+
+def test_a_kernel_that_is_called_bias_is_no_bias(monkeypatch):
+    monkeypatch.setattr(rules, "RULES", {**rules.RULES, NamedBias: lambda layer: {"bias": {}}})
+    model = keras.Sequential([keras.Input((8,)), NamedBias(name="own"), layers.Dense(2)])
+    report = keras_he.initialize(model, seed=1)
+    assert report.kernels[0].path == "own/bias"
+    assert [row.rule for row in report.kernels] == ["measured"] * 2
+    assert report.kernels[0].moments[0] == pytest.approx(1.0, rel=0.01)  # three digits of a gain
 
 
 def test_attention_is_left_without_a_seed():

@@ -406,3 +406,8 @@ def test_no_private_table_is_touched_where_strings_resolve_without():
     built_in = keras_private.built_in_initializers() or {}
     if tuple(int(part) for part in keras.version().split(".")[:2]) <= (3, 15):
         assert not set(built_in) & set(NAMES)
+
+
+def test_a_class_name_that_is_no_text_is_refused():
+    with pytest.raises(keras_he.KerasHeError, match="`identifier` must be"):
+        keras_he.get({"class_name": np.array([1, 2])})

@@ -115,7 +115,7 @@ def whole_model(model: keras.Model, x: np.ndarray[tuple[int, ...], np.dtype[np.f
     comparison: Comparison = before.compare(keras_he.audit(model, backward=False))
     before.compare(model.name)
     before.compare("report.json")  # type: ignore[arg-type]
-    before.check(spread=0.3)  # type: ignore[call-arg]
+    before.check(spread=0.3, skipped=True)
     print(report.findings, before.seed)  # type: ignore[attr-defined]
     both: list[Report] = [report, before]
     both[0].check()

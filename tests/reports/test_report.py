@@ -220,3 +220,18 @@ def test_text_page_and_comparison_have_the_columns_of_one_table(tmp_path, monkey
     keys = [one for one in columns.COLUMNS if one.key]
     assert compared.split() == ["kernel", *(part for one in keys for part in (one.title, "→"))]
     assert all(one.meaning.endswith(".") for one in columns.COLUMNS)
+
+
+def test_one_line_checks_both_kinds_of_report():
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+    for report in (keras_he.initialize(model, seed=1), keras_he.audit(model)):
+        report.check(spread=0.1, skipped=True)
+
+
+def test_the_page_of_a_model_with_a_colon_in_its_name_repeats_no_name(tmp_path):
+    dense = keras.layers.Dense(4)
+    model = keras.Sequential([keras.Input((8,)), dense], name="a: b")
+    keras_he.initialize(model, seed=1).to_html(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert "1 of 1 kernels initialized" in page
+    assert "b: 1 of 1" not in page

@@ -1,6 +1,7 @@
 """Every bad argument, shape and dtype has an error that names it and says what to write instead."""
 
 import builtins
+import inspect
 import math
 import random
 import re
@@ -570,8 +571,9 @@ def raised(name):
     found = getattr(keras_he, name)
     told = set()
     for document in (found.__doc__, getattr(found.__init__, "__doc__", "")):
-        section = (document or "").partition("Raises:\n")[2].partition("\n\n")[0]
-        told |= set(re.findall(r"^ {8,12}([A-Z]\w+): ", section, flags=re.MULTILINE))
+        text = inspect.cleandoc(document or "")  # Python 3.13 takes the indentation away
+        section = text.partition("Raises:\n")[2].partition("\n\n")[0]
+        told |= set(re.findall(r"^ {4}([A-Z]\w+): ", section, flags=re.MULTILINE))
     return told
 
 

@@ -60,9 +60,7 @@ class Measurement(OriginWatcher):
     ) -> None:
         self._settings, self._scope = settings, scope
         self._factors, self._measures = factors, measures
-        self._biases = {
-            id(one.layer): one for one in found if one.role != "kernel" and one.adds_bias
-        }
+        self._biases = {id(one.layer): one for one in found if one.adds_bias}
         super().__init__([one for one in found if one.role == "kernel"], inputs, paths, progress)
         self.statistics = MovingStatistics(scope)
         self.notes: list[Note] = []

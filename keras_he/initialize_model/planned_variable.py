@@ -68,7 +68,8 @@ class PlannedVariable(ModelVariable):
     def adds_bias(self) -> bool:
         """Whether it is a bias that a layer adds to a pre-activation that can be observed."""
         observed = not self.unseen and callable(getattr(self.layer, "activation", None))
-        return self.name == "bias" and observed and self.beside_kernel
+        is_bias = self.name == "bias" and self.role != "kernel"
+        return is_bias and observed and self.beside_kernel
 
     @property
     def planned(self) -> Any:

@@ -698,6 +698,16 @@ def test_a_kernel_that_is_called_bias_is_no_bias(monkeypatch):
     assert report.kernels[0].moments[0] == pytest.approx(1.0, rel=0.01)  # three digits of a gain
 
 
+def test_a_frozen_kernel_that_is_called_bias_keeps_its_values_in_the_pass(monkeypatch):
+    monkeypatch.setattr(rules, "RULES", {**rules.RULES, NamedBias: lambda layer: {"bias": {}}})
+    model = keras.Sequential([keras.Input((8,)), NamedBias(trainable=False), layers.Dense(2)])
+    batch = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
+    report = keras_he.initialize(model, batch, seed=1)
+    assert [row.left for row in report.kernels] == ["frozen", ""]
+    outputs = keras.ops.convert_to_numpy(model(batch))
+    assert np.mean(np.square(outputs)) == pytest.approx(1.0, rel=0.01)  # three digits of a gain
+
+
 def test_attention_is_left_without_a_seed():
     model = architectures.transformer(1, attention=layers.GroupQueryAttention)
     report = keras_he.initialize(model, batch_for(model), seed=1)

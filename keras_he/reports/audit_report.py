@@ -69,8 +69,8 @@ class AuditReport(Report):
                 f"    → {finding.remedy}",
             ]
         spreads = [f"signal E[y²] {self._signal()}"]
-        if self.gradient_spread is not None:
-            spreads.append(f"gradient E[∇²] {self.gradient_spread:.2f} decades")
+        if gradient := self._gradient():
+            spreads.append(f"gradient E[∇²] {gradient}")
         lines.append(f"Spread over depth (a decade is a factor of 10): {', '.join(spreads)}.")
         if self.end_to_end is not None:
             lines.append(
@@ -84,10 +84,20 @@ class AuditReport(Report):
             )
         return lines
 
+    def _gradient(self) -> str:
+        """Returns the spread of the gradient as text, nothing if it was not looked at."""
+        figures = [row.figures for row in self.kernels if row.figures]
+        seen = [one.gradient for one in figures if one.gradient is not None]
+        zeros = seen.count(0.0)
+        parts = [] if self.gradient_spread is None else [f"{self.gradient_spread:.2f} decades"]
+        if zeros:
+            parts.append(f"(E[∇²] is 0 at {zeros} of {len(seen)})")
+        return " ".join(parts)
+
     def _facts(self) -> list[str]:
         facts = [*self._counts(), f"signal over depth {self._signal()}"]
-        if self.gradient_spread is not None:
-            facts.append(f"gradient over depth {self.gradient_spread:.2f} decades")
+        if gradient := self._gradient():
+            facts.append(f"gradient over depth {gradient}")
         if self.end_to_end is not None:
             facts.append(f"outputs over inputs ×{self.end_to_end:.3g}")
         return facts

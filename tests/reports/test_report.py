@@ -235,3 +235,13 @@ def test_the_page_of_a_model_with_a_colon_in_its_name_repeats_no_name(tmp_path):
     page = (tmp_path / "page.html").read_text("utf-8")
     assert "1 of 1 kernels initialized" in page
     assert "b: 1 of 1" not in page
+
+
+def test_an_audit_says_at_how_many_kernels_the_gradient_is_zero():
+    sizes = [keras.layers.Dense(8, "relu", name="in"), keras.layers.Dense(8, "relu", name="mid")]
+    head = keras.layers.Dense(2, kernel_initializer="zeros")
+    report = keras_he.audit(keras.Sequential([keras.Input((8,)), *sizes, head]))
+    gradients = [row.figures.gradient for row in report.kernels]
+    assert gradients[:2] == [0.0, 0.0]  # a head of zeros passes no gradient on
+    assert gradients[2] > 0.0
+    assert "gradient E[∇²] 0.00 decades (E[∇²] is 0 at 2 of 3)" in " ".join(str(report).split())

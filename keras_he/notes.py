@@ -11,9 +11,12 @@ WarningKind = Literal[
     "activations-unknown",  # the pass that tells preceding activations failed
     "dead-input",  # a kernel is given zeros only
     "merges",  # a merge other than a sum, whose branches are not scaled
-    "unseen-merge",  # a sum that no layer computes
     "unseen-layers",  # a layer whose inner layers the pass did not see
     "growing-trunk",  # a residual trunk that no kernel can scale
+    "gradient",  # it vanishes or explodes on its way back
+    "gradient-unknown",  # it could not be measured
+    "zero-gradient",  # it is zero at some kernels
+    "not-kept",  # second moments that missed their targets
     "depth",  # errors of the signal grow over depth
     "no-clone",  # the model cannot be cloned
     "optimizer-state",  # the optimizer holds the state of steps that were taken

@@ -177,7 +177,7 @@ def _cleaned(data: Any) -> str:
 def _kernels(watcher: Observation, outputs: Any) -> list[ObservedVariable]:
     """Returns the kernels that were reached, in order of execution, with all facts."""
     reached = {key: one for key, one in watcher.kernels.items() if one.order is not None}
-    origins = watcher.trace.origins("the output", float_tensors(outputs))
+    origins = watcher.trace.origins(float_tensors(outputs))
     factors = branch_factors(watcher.trace.runs)
     for kernel in reached.values():
         moment = moment_of_calls(kernel.moments)

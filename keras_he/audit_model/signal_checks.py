@@ -5,7 +5,6 @@ To add a check, write a function that yields findings, and list it in `symptoms`
 
 import math
 from collections.abc import Iterator
-from itertools import takewhile
 from statistics import median
 
 from keras_he.audit_model.initializer_assumptions import written
@@ -16,6 +15,7 @@ from keras_he.errors import KerasHeError
 from keras_he.initializers.activation_argument import LINEAR, RELU
 from keras_he.layers.kinds import has_fixed_threshold
 from keras_he.layers.variables import remade_initializer
+from keras_he.passes.backward import extremes
 from keras_he.reports.data import Finding
 from keras_he.theory.activations import Activation, depth_factors
 
@@ -196,28 +196,17 @@ def _gradient(subject: Subject) -> Iterator[Finding]:
     """Yields where the gradient vanishes or explodes on its way back.
 
     It compares the squared length, for one sample, of the gradient with respect to a whole
-    pre-activation: the width of a layer and its number of positions do not change it. The gradient
-    vanishes if all kernels before a layer get little, and explodes if all kernels from a layer on
-    do. Single branches that get little, such as those with a layer scale, are no finding.
+    pre-activation; see `extremes`.
     """
-    seen = [kernel for kernel in subject.kernels if 0.0 < kernel.energy < math.inf]
-    if not seen:
-        return
-    largest = max(seen, key=lambda kernel: kernel.energy)
-    little = largest.energy / subject.thresholds["gradient"]
-    before = list(takewhile(lambda kernel: kernel.energy < little, seen))
-    behind = list(takewhile(lambda kernel: kernel.energy < little, reversed(seen)))
-    for verdict, small, step in (("vanishing", before, 1), ("exploding", behind, 0)):
-        if not small:
-            continue
-        best = max(small, key=lambda kernel: kernel.energy)
-        culprit = seen[seen.index(small[-1]) + step]
+    kernels = subject.kernels
+    energies = [kernel.energy for kernel in kernels]
+    for one in extremes(energies, subject.thresholds["gradient"]):
+        where = "before this layer" if one.verdict == "vanishing" else "from this layer on"
         yield subject.finding(
-            verdict,
-            culprit,
-            f"gradient: its squared length is {largest.energy:.3g} at "
-            f"{largest.configured_layer}, but at most {best.energy:.3g} "
-            f"{'before this layer' if step else 'from this layer on'}",
+            one.verdict,
+            kernels[one.culprit],
+            f"gradient: its squared length is {energies[one.largest]:.3g} at "
+            f"{kernels[one.largest].configured_layer}, but at most {energies[one.best]:.3g} {where}",
             subject.initialize(),
         )
 

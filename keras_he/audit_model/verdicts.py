@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from keras_he.errors import did_you_mean, invalid
-from keras_he.reports.data import Finding
+from keras_he.reports.data import GRADIENT_LIMIT, Finding
 
 
 class Verdict(NamedTuple):
@@ -20,7 +20,7 @@ class Verdict(NamedTuple):
     thresholds: Mapping[str, float] = {}
 
 
-_SIZE = {"signal": 1e3, "gradient": 1e8}
+_SIZE = {"signal": 1e3, "gradient": GRADIENT_LIMIT}
 
 # In the order in which findings are listed.
 VERDICTS = (

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import keras
 
 from keras_he.errors import did_you_mean, invalid
-from keras_he.initialize_model.plan import Plan, Request, follows, make_plan
+from keras_he.initialize_model.plan import Plan, Request, make_plan
 from keras_he.initialize_model.planned_variable import PlannedVariable, Settings, seed_of
 from keras_he.initialize_model.write import apply, assignments, reproduced
 from keras_he.notes import Note
@@ -16,7 +16,7 @@ from keras_he.passes.forward import watched
 from keras_he.passes.inputs import first_batch
 from keras_he.passes.model_checks import Progress, check_model, survey_of
 from keras_he.passes.preceding_activation import activation_name, preceding_moments
-from keras_he.reports.data import Row
+from keras_he.reports.data import Figures, Row
 from keras_he.reports.initialization_report import InitializationReport
 from keras_he.sampling.laws import LawName, law_named
 from keras_he.theory.kernel_geometry import integer
@@ -35,6 +35,7 @@ def initialize(
     seed: int | None = None,
     residual: Literal["depth"] | None = "depth",
     statistics: Literal["batch", "initial"] = "batch",
+    backward: bool = True,
     only: Any = None,
     skip: Any = None,
     dry_run: bool = False,
@@ -44,8 +45,10 @@ def initialize(
     One forward pass in training mode measures the second moment (the mean of the squares) of each
     kernel's pre-activation on a batch, and the kernel gets the gain that makes it 1. A kernel's
     standard deviation is its gain divided by the root of its fan, which is the number of
-    connections into an output unit (fan-in) or out of an input unit (fan-out). Nothing is written
-    before the whole plan is known. Afterwards the layers' configs contain the new initializers.
+    connections into an output unit (fan-in) or out of an input unit (fan-out). Further passes over
+    the model as it will be, in training and in inference mode, measure the figures of the report.
+    Nothing is written before the whole plan is known. Afterwards the layers' configs contain the
+    new initializers.
 
     Args:
         model: A model: functional, sequential or subclassed, in any nesting. The batch builds what
@@ -67,6 +70,8 @@ def initialize(
             branch ends in an activation, because its mean adds up; `None` scales none.
         statistics: `"batch"` sets moving statistics to those of the batch, so that training and
             inference start from the same signal; `"initial"` sets them to 0 and 1.
+        backward: Whether to measure the gradient too, of the sum of all outputs, weighted by
+            standard normal draws. The pass takes the time of about two others.
         only: Paths of variables to set: a shell pattern for a variable or a layer that contains it,
             several patterns, or a function of a path.
         skip: Paths to leave unchanged, in the same forms.
@@ -99,11 +104,13 @@ def initialize(
     seed = _checked_seed(seed)
     batch_seed = seed_of(seed, "the batch")
     check_model(model)
+    if not isinstance(backward, bool):
+        raise invalid("backward", "True or False", backward)
     measures = data is not False
     batch = first_batch(model, data, batch_seed)
     survey = survey_of(model, batch)
-    progress = Progress(len(watched(model)))
-    request = Request(settings, seed, measures, residual, statistics, only, skip)
+    progress = Progress((3 + backward) * len(watched(model)))
+    request = Request(settings, seed, measures, residual, statistics, backward, only, skip)
     plan = make_plan(model, survey, batch, request, progress)
     initializers = assignments(plan)
     report = _report(model, plan, seed, reproduced(model, plan, initializers), written=not dry_run)
@@ -153,7 +160,8 @@ def _report(
         rows=tuple(_row(one, name, again) for one, name in rows),
         warnings=(*plan.notes, *_depth(moments), *_optimizer(model)),
         random_layers=tuple(plan.random_layers),
-        gradient_spread=_gradient_spread(plan, moments),
+        gradient_spread=_gradient_spread(plan),
+        trunk_spread=plan.trunk,
         written=written,
     )
 
@@ -172,45 +180,32 @@ def _row(one: PlannedVariable, activation: str, again: set[int]) -> Row:
         std=one.std,
         rule="" if one.left else one.rule,
         left=one.left,
-        moments=tuple(float(f"{moment:.3g}") for moment in one.moments),
+        moments=_rounded(one.moments),
+        inference=_rounded(one.inference),
         target=one.target,
         clone=clone,
         values=one.value_range if one.value is not None else None,
+        figures=_figures(one),
     )
 
 
-def _gradient_spread(plan: Plan, moments: Sequence[Moments | None]) -> float | None:
-    """Returns the decades that the gradient of a chain spreads over depth, as predicted.
-
-    A kernel that keeps the signal multiplies the gradient's second moment by
-    `(n_out·E[f'²]) / (n_in·E[f²])`, with f the preceding activation; in the other modes, their fan
-    replaces `n_in`. The first kernel is left out, because it leads to the input.
-
-    Args:
-        plan: The plan.
-        moments: Of the activation that precedes each kernel of the chain but the first.
-    """
-    factors = []
-    for before, one, preceding in zip(plan.chain[:-1], plan.chain[1:], moments, strict=True):
-        fans = one.fans
-        if preceding is None or fans is None or not follows(before, one):
-            return None
-        divisor = {
-            "fan_in": fans.fan_in,
-            "fan_out": fans.fan_out,
-            "fan_avg": (fans.fan_in + fans.fan_out) / 2,
-        }[plan.settings.mode]
-        factors.append(fans.fan_out * preceding.gradient / (divisor * preceding.signal))
-    return _spread(factors) if factors else None
+def _rounded(moments: Sequence[float]) -> tuple[float, ...]:
+    return tuple(float(f"{moment:.3g}") for moment in moments)
 
 
-def _spread(factors: Sequence[float]) -> float:
-    """Returns the decades between the extremes of a number that factors multiply in turn."""
-    level, levels = 0.0, [0.0]
-    for factor in factors:
-        level += math.log10(factor)
-        levels.append(level)
-    return max(levels) - min(levels)
+def _figures(one: PlannedVariable) -> Figures | None:
+    """Returns what was measured of a kernel besides the signal."""
+    if one.gradient is None or one.std is None:
+        return None
+    made = getattr(one.layer, one.initializer_attribute or "", None)
+    name = "" if made is None else type(made).__name__
+    return Figures(name, None, None, one.std, gradient=one.gradient)
+
+
+def _gradient_spread(plan: Plan) -> float | None:
+    """Returns the decades between the extremes of the gradient's second moments."""
+    known = [one.gradient for one in plan.variables if one.gradient]
+    return math.log10(max(known) / min(known)) if known else None
 
 
 def _depth(moments: Sequence[Moments | None]) -> list[Note]:

@@ -6,27 +6,34 @@ pre-activation is passed on with that gain, so that every later kernel is measur
 it will have. The first call decides for a layer that is called several times. Gains are rounded to
 three significant digits, and the rounded gain is what is passed on.
 
-A kernel whose pre-activation cannot be observed gets the gain of the preceding activation.
+Kernels whose pre-activations cannot be observed are solved together, from what their layer returns
+(`joint`), or from what the activations of a recurrent cell are given, step by step. Where that does
+not set the size either, they get the gain of the preceding activation.
 """
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import keras
 
 from keras_he.backend.keras_private import is_of_keras, layers_inside, own
-from keras_he.backend.tensors import mean_square, number
+from keras_he.backend.tensors import float_tensors, mean_square, number
 from keras_he.errors import NotMeasurable
-from keras_he.initialize_model.planned_variable import PlannedVariable, Settings
+from keras_he.initialize_model.joint import solve
+from keras_he.initialize_model.planned_variable import JOINTLY, PlannedVariable, Settings
 from keras_he.layers.kinds import first_kernel_output, is_normalisation
 from keras_he.notes import Note
 from keras_he.passes.kernel_watcher import LayerCall, OriginWatcher
 from keras_he.passes.moving_statistics import MovingStatistics
 from keras_he.passes.preceding_activation import analytic_gain
+from keras_he.passes.recurrent import ALL_STEPS, cell_moments, cells
 from keras_he.passes.tensor_origins import Origin
 
+_STEPS = 24  # of a sequence that the search for a cell's gains runs first
+_GROWN = 1.5  # by which all steps may miss what these steps gave
 _LINEAR = 0.05  # by which a second moment may miss the square of its kernel's gain
 
 
@@ -69,7 +76,7 @@ class Measurement(OriginWatcher):
         """Runs a layer, and measures its kernels."""
         layer, kernels = call.layer, call.kernels
         if isinstance(layer, keras.layers.RNN):
-            self._place_recurrent(call)
+            self._recurrent_call(call)
         elif kernels and not all(kernel.unseen for kernel in kernels):
             return self._kernel_call(call)
         for kernel in kernels:
@@ -80,6 +87,8 @@ class Measurement(OriginWatcher):
 
     def kernel_output(self, call: LayerCall, value: Any) -> Any:
         """Returns a pre-activation as it will be."""
+        if call.final:
+            return value
         return self._with_bias(call.layer, self._scaled(call.kernels, value, call.inputs))
 
     def size_keys(self, call: LayerCall) -> list[int]:
@@ -119,49 +128,100 @@ class Measurement(OriginWatcher):
         if first_output is not None:
             self._scaled(kernels[:1], first_output(layer, call.args[0]), call.inputs)
         elif len(kernels) > 1:
-            for kernel in kernels:
-                self._analytic(kernel, kernel.activation)
-                self._place(kernel)
-            return call.run()
+            return self._joint_call(call)
         outputs = self.observe(call)
         kernel = kernels[-1]
-        if is_of_keras(layer):
-            if not call.observed:  # such as the scale of an additive attention
-                self._analytic(kernel, kernel.activation)
+        if call.observed and (is_of_keras(layer) or self._is_linear(kernel, call)):
             return outputs
-        if len(kernels) > 1 or not kernel.is_set:
-            return outputs
-        return self._proven_linear(kernel, call, outputs)
+        return self._joint_call(call) if kernel.is_set else outputs
 
-    def _proven_linear(self, kernel: PlannedVariable, call: LayerCall, outputs: Any) -> Any:
-        """Returns the outputs of a user's layer, and refuses one that is not linear in its kernel.
-
-        Of a layer without an activation of its own the output is measured. Its output with a kernel
-        of zeros is its bias, and is subtracted.
-        """
+    def _is_linear(self, kernel: PlannedVariable, call: LayerCall) -> bool:
+        """Returns whether the pre-activation of a user's layer is linear in its kernel."""
+        if not kernel.is_set:
+            return True
         unit = self._scope.get_current_value(kernel.variable)
-        offset: Any = 0.0
-        if not call.observed:
-            bias = self._biases.get(id(call.layer))
-            if bias is not None:
-                self._scope.add_update((bias.variable, bias.planned))
-                outputs = call.run()
-            self._scope.add_update((kernel.variable, keras.ops.zeros_like(unit)))
-            offset = call.run()
-            self._scaled([kernel], outputs - offset, ())
         self._scope.add_update((kernel.variable, unit * _gain(kernel)))
-        final_call = replace(call, verified=[])
-        final = self.observe(final_call)
+        again = replace(call, verified=[])
+        self.observe(again)
         self._scope.add_update((kernel.variable, unit))
-        verified = final_call.verified if call.observed else None
-        moment = verified[-1] if verified else mean_square(final - offset)
-        if not abs(moment - kernel.moments[-1]) <= _LINEAR * kernel.moments[-1]:
-            raise NotMeasurable(
-                f"`{kernel.path}` must be linear in its kernel to be measured. With a gain "
-                f"that would make the second moment {kernel.moments[-1]:.3g} it is {moment:.3g}. "
-                f'Leave it out with `skip="{kernel.path}"`.'
-            )
-        return outputs if call.observed else final
+        moment, expected = (again.verified or [0.0])[-1], kernel.moments[-1]
+        linear = abs(moment - expected) <= _LINEAR * expected
+        if not linear:
+            kernel.moments.clear()
+            kernel.rule, kernel.gain = "", None
+        return linear
+
+    def _joint_call(self, call: LayerCall) -> Any:
+        """Returns the outputs of a layer whose kernels are solved together, by what it returns."""
+        kernels = [one for one in call.kernels if one.is_set]
+        if not any(one.gain is None for one in kernels):
+            return call.run()
+        offset = self._offset(call, kernels)
+        target = min(self._factors.get(id(one.variable), 1.0) for one in kernels) ** 2
+
+        def moment() -> float:
+            again = replace(call, verified=[])
+            outputs = float_tensors(self.observe(again))
+            if again.verified:
+                return again.verified[-1]
+            return mean_square(outputs[0] - offset) if outputs else 0.0
+
+        self._solved(kernels, target, call.activation, moment)
+        for one in kernels:
+            one.target = target
+        call.final = True
+        outputs = self.observe(call)
+        found = float_tensors(outputs)
+        if found and not call.observed:
+            added = self.trace.equal(offset, call.inputs)
+            if added is not None:
+                for one in kernels:
+                    one.added = True
+                branch = found[0] - offset
+                self.trace.added(found[0], added, branch, call.inputs, self.size_keys(call))
+        return outputs
+
+    def _offset(self, call: LayerCall, kernels: Sequence[PlannedVariable]) -> Any:
+        """Returns what a layer returns with kernels of zeros: its bias, or what it adds to."""
+        self._set_to_zero(kernels)
+        outputs = float_tensors(call.run())
+        finite = outputs and math.isfinite(mean_square(outputs[0]))
+        return outputs[0] if finite else 0.0
+
+    def _set_to_zero(self, kernels: Sequence[PlannedVariable]) -> None:
+        for one in kernels:
+            zeros = keras.ops.zeros(one.shape, dtype=one.variable.dtype)
+            self._scope.add_update((one.variable, zeros))
+
+    def _solved(
+        self,
+        kernels: Sequence[PlannedVariable],
+        target: float,
+        activation: Any,
+        moment: Callable[[], float],
+        candidates: Sequence[int] | None = None,
+    ) -> None:
+        """Gives kernels the gains by which a second moment is reached, or analytic ones."""
+        starts = [1.0 if one.recurrent else analytic_gain(activation, "fan_in") for one in kernels]
+        unit = self._settings._replace(mode="fan_in")
+
+        def gains(factors: Sequence[float]) -> list[float]:
+            pairs = zip(starts, factors, strict=True)
+            return [float(f"{start * factor:.3g}") for start, factor in pairs]
+
+        def moment_of(factors: Sequence[float]) -> float:
+            for one, gain in zip(kernels, gains(factors), strict=True):
+                self._scope.add_update((one.variable, one.draw(unit, gain)))
+            return moment()
+
+        solution = solve(moment_of, len(kernels), target, candidates)
+        for place, one in enumerate(kernels):
+            if place in solution.sets_size:
+                one.rule, one.gain = JOINTLY, gains(solution.factors)[place]
+                self._scope.add_update((one.variable, one.draw(unit, one.gain)))
+            else:
+                self._analytic(one, activation)
+                self._place(one)
 
     def _scaled(
         self, kernels: Sequence[PlannedVariable], value: Any, inputs: Sequence[Origin]
@@ -225,15 +285,41 @@ class Measurement(OriginWatcher):
             values = kernel.draw(self._settings, _gain(kernel))
             self._scope.add_update((kernel.variable, values))
 
-    def _place_recurrent(self, call: LayerCall) -> None:
-        """Gives recurrent kernels their final values: their pre-activations cannot be observed."""
-        cells = getattr(call.layer.cell, "cells", [call.layer.cell])
-        for position, cell in enumerate(cells):
-            for inner in layers_inside(cell):
-                kernels = self.kernels_of(inner)
-                for kernel in kernels if self.reach(kernels) else ():
-                    self._analytic(kernel, None if position else call.activation)
-                    self._place(kernel)
+    def _recurrent_call(self, call: LayerCall) -> None:
+        """Gives the kernels of each cell of a recurrent layer their final values."""
+        for position, cell in enumerate(cells(call.layer)):
+            kernels = [one for inner in layers_inside(cell) for one in self.kernels_of(inner)]
+            self.reach(kernels)
+            new = [one for one in kernels if one.is_set and one.gain is None]
+            activation = None if position else call.activation
+            if new and self._measures:
+                self._solve_cell(call, position, new, activation)
+            for kernel in new:
+                self._analytic(kernel, activation)
+                self._place(kernel)
+
+    def _solve_cell(
+        self, call: LayerCall, position: int, kernels: Sequence[PlannedVariable], activation: Any
+    ) -> None:
+        """Solves the kernels of a cell by what its activations are given, step by step.
+
+        The kernels of its input alone are scaled first, on a few steps. If the state grows over all
+        steps, the recurrent kernels are scaled with them.
+        """
+        self._set_to_zero(kernels)
+        biases = cell_moments(call, _STEPS)[position]
+        target = 1.0 - biases if biases < 0.5 else 1.0
+
+        def moment(steps: int) -> float:
+            return max(cell_moments(call, steps)[position] - biases, 0.0)
+
+        inner = [place for place, one in enumerate(kernels) if not one.recurrent]
+        for steps, candidates in ((_STEPS, inner), (ALL_STEPS, list(range(len(kernels))))):
+            for one in kernels:
+                one.rule, one.gain = "", None
+            self._solved(kernels, target, activation, partial(moment, steps), candidates)
+            if target / _GROWN < moment(ALL_STEPS) < target * _GROWN:
+                break
 
 
 def _is_zero(kernel: PlannedVariable) -> bool:

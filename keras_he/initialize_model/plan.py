@@ -5,7 +5,7 @@ only writer is `write`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -15,18 +15,20 @@ from keras_he.backend.framework import framework
 from keras_he.errors import KerasHeError, NotMeasurable
 from keras_he.initialize_model.measure import Measurement
 from keras_he.initialize_model.planned_variable import PlannedVariable, Settings, seed_of
-from keras_he.initialize_model.second_pass import FinalPass, backward_moments
+from keras_he.initialize_model.verify import Verification, backward_moments
 from keras_he.layers.kinds import has_fixed_threshold
 from keras_he.layers.path_patterns import selected
 from keras_he.layers.variables import remade_value, variables
 from keras_he.layers.walk import Place, layer_paths, not_built, random_layers
 from keras_he.notes import NO_NOTE, Note
+from keras_he.passes.backward import extremes
 from keras_he.passes.forward import forward
 from keras_he.passes.model_checks import Progress
 from keras_he.passes.moving_statistics import MovingStatistics, initial
 from keras_he.passes.preceding_activation import is_rectifier
+from keras_he.passes.recurrent import cells
 from keras_he.passes.tensor_origins import Trace, branch_factors
-from keras_he.reports.data import NOT_REACHED
+from keras_he.reports.data import GRADIENT_LIMIT, NOT_REACHED
 from keras_he.theory.standard_deviation import standard_deviation
 
 # By which the second moment of a trunk may grow: 4, or half as much again as sums of independent
@@ -45,6 +47,7 @@ class Plan:
         notes: What a user should know.
         random_layers: Layers that drew random numbers, which differ between backends.
         chain: The kernels in order, where the signal takes one way through all of them.
+        trunk: Decades that the residual trunk grows by, `None` without sums or verification.
         drawn: Final values of kernels that were needed before the model is written.
     """
 
@@ -53,6 +56,7 @@ class Plan:
     notes: list[Note] = field(default_factory=list)
     random_layers: list[str] = field(default_factory=list)
     chain: list[PlannedVariable] = field(default_factory=list)
+    trunk: float | None = None
     drawn: dict[int, Any] = field(default_factory=dict)
 
     def final(self, one: PlannedVariable) -> Any:
@@ -71,6 +75,7 @@ class Request(NamedTuple):
     measures: bool
     residual: str | None
     statistics: str
+    backward: bool
     only: Any
     skip: Any
 
@@ -101,7 +106,7 @@ def make_plan(
         inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, batch)
         given = _Pass(model, inputs, layer_paths(survey), pass_seed, progress)
         try:
-            watcher = _measure(plan, given, request)
+            _measure(plan, given, request)
         except KerasHeError as error:
             if request.measures:
                 raise
@@ -109,12 +114,12 @@ def make_plan(
             text = f"the preceding activations are not known: {error}"
             plan.notes.append(Note("activations-unknown", text))
         if request.measures:
-            seen = _final_passes(plan, given, watcher.statistics)
-            if request.statistics == "batch":
-                _batch_statistics(plan.variables, seen)
+            if plan.settings.mode != "fan_in":
+                _take_to_mode(plan, given)
+            _verify(plan, given, request)
+        progress.close()
+    _initial_statistics(plan)
     for one in plan.variables:
-        if one.role == "statistic" and not one.left and one.value is None:
-            one.rule, one.value = f"{one.name}_initializer", initial(one.layer, one.name)
         if one.is_set and one.gain is None:
             one.rule, one.gain = NOT_REACHED, 1.0
     return plan
@@ -141,7 +146,7 @@ def _select(found: Sequence[PlannedVariable], request: Request) -> None:
         one.layout = framework.layout_of(one.variable)
 
 
-def _measure(plan: Plan, given: _Pass, request: Request) -> Measurement:
+def _measure(plan: Plan, given: _Pass, request: Request) -> None:
     """Runs the pass that measures; again, where it finds sums whose branches are to be scaled."""
     state = _unit_state(plan)
     watcher = _measuring_pass(plan, given, state, {}, request.measures)
@@ -152,15 +157,13 @@ def _measure(plan: Plan, given: _Pass, request: Request) -> Measurement:
             if one.role == "kernel":
                 one.forget()
         watcher = _measuring_pass(plan, given, state, factors, request.measures)
-    given.progress.close()
     for one in plan.variables:
         if one.is_set and one.gain is None and one.order is not None:
             watcher.give_up(one)
     trace = watcher.trace
     plan.random_layers = random_layers(watcher.called.values(), given.paths)
     plan.notes += watcher.notes + _merges(trace)
-    plan.chain = [] if trace.runs or trace.left or trace.unseen else _chain(plan)
-    return watcher
+    plan.chain = [] if trace.runs or trace.left else _chain(plan)
 
 
 def _measuring_pass(
@@ -185,20 +188,95 @@ def _measuring_pass(
     return watcher
 
 
-def _final_passes(plan: Plan, given: _Pass, statistics: MovingStatistics) -> MovingStatistics:
-    """Runs the passes over the model as it will be; returns the statistics of the last one."""
-    modes = []
-    if plan.settings.mode != "fan_in":
-        _take_to_mode(plan, given)
-        modes.append(True)
-    if plan.random_layers and any(one.role == "statistic" for one in plan.variables):
-        modes.append(False)  # without the random masks, as inference will see it
-    for training in modes:
-        scope = keras.StatelessScope(state_mapping=_final_state(plan))
-        watcher = FinalPass(plan.variables, scope, training)
-        forward(given.model, given.inputs, scope, watcher, given.seed, training=training)
-        statistics = watcher.statistics
-    return statistics
+def _verify(plan: Plan, given: _Pass, request: Request) -> None:
+    """Measures the model as it will be, and sets the moving statistics that it will have."""
+    seen = _verifying_pass(plan, given, training=True)
+    trace = seen.trace
+    plan.notes += _growing_trunks(trace)
+    spreads = [max(run.moments) / min(run.moments) for run in trace.runs if min(run.moments) > 0.0]
+    plan.trunk = math.log10(max(spreads)) if spreads else None
+    takes_statistics = any(one.role == "statistic" and not one.left for one in plan.variables)
+    inference = None
+    if takes_statistics and request.statistics == "batch":
+        statistics = seen.statistics
+        if plan.random_layers:  # without the random masks, as inference will see it
+            inference = _verifying_pass(plan, given, training=False, always=True)
+            statistics = inference.statistics
+        _batch_statistics(plan.variables, statistics)
+    _initial_statistics(plan)
+    inference = inference or _verifying_pass(plan, given, training=False)
+    for one in plan.variables:
+        one.moments = seen.moments.get(id(one.variable), [])
+        one.inference = inference.moments.get(id(one.variable), [])
+    if request.backward and framework.takes_gradients:
+        _measure_gradient(plan, given, seen)
+
+
+def _verifying_pass(
+    plan: Plan, given: _Pass, *, training: bool, always: bool = False
+) -> Verification:
+    scope = keras.StatelessScope(state_mapping=_final_state(plan, batch=training or always))
+    tensors = keras.tree.flatten(given.inputs)
+    watcher = Verification(
+        plan.variables, scope, tensors, given.paths, given.progress.step, always=always
+    )
+    forward(given.model, given.inputs, scope, watcher, given.seed, training=training)
+    return watcher
+
+
+def _measure_gradient(plan: Plan, given: _Pass, verified: Verification) -> None:
+    """Measures the gradient of a random output by the pre-activations."""
+    state, shapes = _final_state(plan, batch=True), verified.calls
+    try:
+        moments = backward_moments(
+            given.model, given.inputs, state, shapes, given.seed, verified.hidden
+        )
+    except Exception as error:  # layers of the user's own, which may not be differentiable
+        text = f"the gradient could not be measured: {type(error).__name__}: {str(error)[:200]}"
+        plan.notes.append(Note("gradient-unknown", text))
+        return
+    last = {id(one.layer): one for one in plan.variables if one.moments}
+    for layer in verified.called.values():
+        if isinstance(layer, keras.layers.RNN):
+            for one in plan.variables:
+                if one.moments and one.layer in cells(layer):
+                    last[id(layer)] = one
+    for key, each in moments.items():
+        if key in last:
+            last[key].gradient = each[0]
+    samples = max(len(one) for one in keras.tree.flatten(given.inputs))
+    seen = [(last[key], moments[key], shapes[key]) for key in moments if key in last]
+    seen.sort(key=lambda each: each[0].order or 0)
+    energies = [
+        sum(moment * math.prod(shape) for moment, shape in zip(found, sizes, strict=True)) / samples
+        for _, found, sizes in seen
+    ]
+    paths = [one.path for one, _, _ in seen]
+    plan.notes += _gradient_notes(paths, energies)
+
+
+def _gradient_notes(paths: Sequence[str], energies: Sequence[float]) -> Iterator[Note]:
+    """Yields notes about a gradient that vanishes, explodes or is zero on its way back."""
+    zeros = sum(one == 0.0 for one in energies)
+    if zeros:
+        text = f"the gradient is zero at {zeros} of {len(energies)} kernels"
+        yield Note("zero-gradient", text)
+    for one in extremes(energies, GRADIENT_LIMIT):
+        text = (
+            f"{one.verdict} gradient: its squared length is {energies[one.largest]:.3g} at "
+            f"{paths[one.largest]}, but at most {energies[one.best]:.3g} "
+            f"{'before' if one.verdict == 'vanishing' else 'from'} {paths[one.culprit]}"
+            f"{'' if one.verdict == 'vanishing' else ' on'}; the activations there or their number "
+            "are the cause, which no kernel of the right size mends"
+        )
+        yield Note("gradient", text)
+
+
+def _initial_statistics(plan: Plan) -> None:
+    """Gives moving statistics that got no values from a batch their initial ones."""
+    for one in plan.variables:
+        if one.role == "statistic" and not one.left and one.value is None:
+            one.rule, one.value = f"{one.name}_initializer", initial(one.layer, one.name)
 
 
 def _chain(plan: Plan) -> list[PlannedVariable]:
@@ -224,16 +302,18 @@ def _take_to_mode(plan: Plan, given: _Pass) -> None:
     """
     ratios: dict[int, float] = {}
     if plan.chain:
-        moments = backward_moments(
-            given.model, given.inputs, _forward_state(plan), plan.chain, given.seed
+        shapes = {id(one.layer): [one.output_shape] for one in plan.chain}
+        found = backward_moments(
+            given.model, given.inputs, _forward_state(plan), shapes, given.seed
         )
+        moments = [found[id(one.layer)][0] for one in plan.chain]
         pairs = zip(plan.chain[:-1], plan.chain[1:], moments[:-1], moments[1:], strict=True)
         for before, one, earlier, later in pairs:
             if follows(before, one) and is_rectifier(one.activation) and earlier and later:
                 ratios[id(one.layer)] = earlier / later
     last = {id(one.layer): one for one in plan.variables if one.role == "kernel"}
     for one in plan.variables:
-        if one.is_set and one.rule == "measured":
+        if one.is_set and one.rule.startswith("measured"):
             # The ratio is that of the layer's output, so of its last kernel.
             ratio = ratios.get(id(one.layer)) if one is last[id(one.layer)] else None
             one.gain = _gain_of_mode(one, plan.settings.mode, ratio)
@@ -287,11 +367,11 @@ def _forward_state(plan: Plan) -> list[tuple[Any, Any]]:
     return state
 
 
-def _final_state(plan: Plan) -> list[tuple[Any, Any]]:
-    """Returns what the variables will hold, but moving statistics, which are 0."""
+def _final_state(plan: Plan, *, batch: bool) -> list[tuple[Any, Any]]:
+    """Returns what the variables will hold; moving statistics are 0 where those of a batch count."""
     state = []
     for one in plan.variables:
-        if one.role == "statistic" and not one.left:
+        if one.role == "statistic" and not one.left and batch:
             state.append((one.variable, keras.ops.zeros(one.shape, dtype=one.variable.dtype)))
             continue
         values = plan.final(one)
@@ -308,17 +388,15 @@ def _merges(trace: Trace) -> list[Note]:
     if trace.left:
         counts = ", ".join(f"{count} {name}" for name, count in sorted(trace.left.items()))
         notes.append(Note("merges", f"merges whose branches are not scaled: {counts}"))
-    if trace.unseen:
-        where = _listed(trace.unseen)
-        text = (
-            f"unseen merge: sums at {where} are computed by no layer, so their branches are not "
-            "scaled; `keras.layers.Add` lets them be scaled"
-        )
-        notes.append(Note("unseen-merge", text))
     if trace.hidden:
         where = _listed(trace.hidden)
         text = f"not seen: sums of the layers inside {where}; they are not scaled"
         notes.append(Note("unseen-layers", text))
+    return notes
+
+
+def _growing_trunks(trace: Trace) -> Iterator[Note]:
+    """Yields a note for each residual trunk that grows by more than its branches explain."""
     for run in trace.runs:
         grows = max(run.moments) / min(run.moments) if min(run.moments) > 0.0 else 1.0
         if grows > max(_STEADY, _PER_SUM * (run.sums + 1)):
@@ -326,8 +404,7 @@ def _merges(trace: Trace) -> list[Note]:
                 f"the residual trunk of {run.sums} sums grows by a factor of {grows:.2g}: its "
                 "branches have a mean, or add the trunk itself, which no kernel can scale"
             )
-            notes.append(Note("growing-trunk", text))
-    return notes
+            yield Note("growing-trunk", text)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -13,6 +13,9 @@ from keras_he.sampling.laws import LawName
 from keras_he.theory.standard_deviation import Mode
 
 
+JOINTLY = "measured with its layer"  # the rule of kernels whose pre-activations cannot be observed
+
+
 class Settings(NamedTuple):
     """What holds for every kernel of a plan."""
 
@@ -28,14 +31,17 @@ class PlannedVariable(ModelVariable):
         seed: Seed of its values.
         is_set: Whether it is a kernel that gets new values.
         layout: Its layout, where it lies on several devices.
-        rule: How its values are found: `"measured"`, `"analytic"`, `"orthogonal per gate"`, the
-            name of an initializer of its layer, or `"batch statistics"`.
+        rule: How its values are found: `"measured"`, `JOINTLY`, `"analytic"`, `"orthogonal per
+            gate"`, the name of an initializer of its layer, or `"batch statistics"`.
         gain: Of kernels, the factor over `1 / sqrt(fan)`.
         std: The standard deviation of the values of a kernel that is set.
         target: The second moment that the pre-activation of a kernel is to have: 1, or `1 / n`
             before a sum, `1 / n²` where an activation ends the branch.
         activation: The activation that precedes it, `None` where there is none.
-        moments: The second moment of the pre-activation, without its bias, at each call.
+        moments: The second moment of the pre-activation at each call, in training mode.
+        inference: The same in inference mode.
+        gradient: The second moment of the gradient by the pre-activation, at the first call.
+        added: Whether its layer adds what the kernel makes to its own input.
         value: The new values of a variable that is no kernel.
         kernels_before: The number of kernels on the longest way from the input to its layer.
         input_size: The number of elements of the inputs of its layer.
@@ -52,6 +58,9 @@ class PlannedVariable(ModelVariable):
     target: float = 1.0
     activation: Any = None
     moments: list[float] = field(default_factory=list)
+    inference: list[float] = field(default_factory=list)
+    gradient: float | None = None
+    added: bool = False
     value: Any = None
     kernels_before: int = 0
     input_size: int = 0

@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 
-from keras_he.backend.keras_private import holds, layers_inside, sublayers
+from keras_he.backend.keras_private import holds, is_of_keras, layers_inside, sublayers
 from keras_he.backend.tensors import float_tensors, mean_square
 from keras_he.passes.tensor_origins import Origin, Trace
 
@@ -62,6 +62,7 @@ class LayerCall:
         activation: The activation that the first input passed last, `None` for none.
         observed: Whether the pre-activation of its kernel was observed.
         verified: Where a list, it gets the second moments of pre-activations, which pass unchanged.
+        final: Whether its kernels have the values that they will have.
     """
 
     layer: Any
@@ -75,6 +76,7 @@ class LayerCall:
     activation: Any = None
     observed: bool = False
     verified: list[float] | None = None
+    final: bool = False
 
     def run(self) -> Any:
         """Returns the outputs."""
@@ -123,7 +125,7 @@ class OriginWatcher(KernelWatcher):
     def on_call(self, call: LayerCall) -> Any:
         """Runs a layer, and records where its outputs came from."""
         layer = call.layer
-        call.inputs = inputs = self.trace.origins(self.path(layer), call.floats)
+        call.inputs = inputs = self.trace.origins(call.floats)
         call.kernels = self.kernels_of(layer)
         call.new = self.reach(call.kernels)
         call.activation = inputs[0].activation if inputs else None
@@ -137,7 +139,8 @@ class OriginWatcher(KernelWatcher):
                 keys, activation = self.size_keys(call), self.output_activation(call)
                 self.trace.kernel_output(tensor, inputs, keys, activation)
             elif self._holds_kernels(layer):
-                self.trace.composed(self.path(layer), tensor, inputs)
+                name = "" if is_of_keras(layer) else self.path(layer)
+                self.trace.composed(name, tensor, inputs)
             else:
                 self.trace.passed(layer, tensor, inputs, moment)
         self.called.setdefault(id(layer), layer)
@@ -154,7 +157,7 @@ class OriginWatcher(KernelWatcher):
             call.observed = True
             value = self.kernel_output(call, value)
             self.trace.kernel_output(value, call.inputs, self.size_keys(call))
-        (source,) = self.trace.origins(self.path(layer), [value])
+        (source,) = self.trace.origins([value])
         result = activation(value)
         linear = activation is keras.activations.linear
         if not linear:

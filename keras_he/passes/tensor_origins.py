@@ -2,14 +2,14 @@
 
 A tensor is known by its identity while the pass holds it. A tensor that no layer returned is
 compared with known ones: a copy in another dtype has the same origin, a sum of two known tensors is
-a merge that no layer computed, and the origin of any other tensor is unknown.
+recognized by its values, and the origin of any other tensor is unknown.
 
 At a sum one input is the trunk: the one with most earlier merges, else the one with fewest kernels.
 The last kernels of the other inputs, the branches, are scaled by `1 / sqrt(n)`, where `n` is the
 number of sums on the trunk since its size was last set. So the second moment of the trunk grows
 from 1 to at most 2, however many blocks there are. Branches that end in an activation have means,
-which add up, so they are scaled by `1 / n`. Only sums that a layer or an operation computes are
-scaled; a sum that is recognized by its values is noted.
+which add up, so they are scaled by `1 / n`. Whether an operation that is not known acts as an
+activation is seen in the mean of the branch.
 """
 
 import math
@@ -23,11 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_he.backend.keras_private import is_of_keras, operation_name, unhooked_call
+from keras_he.backend.tensors import mean_square, number
 from keras_he.layers.kinds import ACTIVATIONS, is_normalisation
 from keras_he.theory.activations import KNOWN, NAMES, canonical
 
 UNKNOWN = "unknown"  # the activation of a tensor whose origin is not known
 _PROBES = 16  # values by which a tensor is recognized
+_MEAN = 0.1  # share of the mean in a second moment, from which on it adds up
 _RECENT = 64  # tensors of one shape among which a sum is searched
 # Operations of functional models that move values and do not change them.
 _MOVING = (
@@ -98,7 +100,6 @@ class Trace:
         self._recent: dict[tuple[int, ...], list[Origin]] = {}
         self.runs: list[Run] = []
         self.left: Counter[str] = Counter()  # merges whose branches are not scaled, by type
-        self.unseen: list[str] = []  # layers whose input is a sum that no layer computed
         self.hidden: list[str] = []  # layers that combine inner layers in an unknown way
         for tensor in inputs:
             self.add(Origin(tensor))
@@ -112,9 +113,9 @@ class Trace:
         self._known[id(origin.tensor)] = origin
         self._recent.setdefault(tuple(origin.tensor.shape), []).append(origin)
 
-    def origins(self, reader: str, tensors: Iterable[Any]) -> list[Origin]:
-        """Returns the origins of the inputs of `reader`, which is noted if one is an unseen sum."""
-        return [self._origin(reader, tensor) for tensor in tensors]
+    def origins(self, tensors: Iterable[Any]) -> list[Origin]:
+        """Returns the origins of tensors."""
+        return [self._origin(tensor) for tensor in tensors]
 
     def kernel_output(
         self,
@@ -145,10 +146,7 @@ class Trace:
             nearest = _union(inputs, "nearest")
             self.add(Origin(tensor, None, (), kernels, merges, nearest=nearest))
         elif is_sum(layer, inputs):
-            total = self._sum(tensor, inputs)
-            if total.run is not None:
-                total.run.moments.append(moment)
-            self.add(total)
+            self.add(self._sum(tensor, inputs, moment))
         elif isinstance(layer, _MERGES) or (len(inputs) > 1 and _is_unknown(layer)):
             self.left[type(layer).__name__] += 1
             kernels, merges = _longest(inputs)
@@ -165,60 +163,102 @@ class Trace:
             self.add(replace(inputs[0], tensor=tensor, probes=None))
 
     def composed(self, layer: str, tensor: Any, inputs: Sequence[Origin]) -> None:
-        """Records the output of a layer that combines inner layers in a way that is not known."""
+        """Records the output of a layer that combines inner layers in a way that is not known.
+
+        A layer of the user's own is named, because its sums may not have been seen.
+        """
         kernels, merges = _longest(inputs)
-        known = self._recognized(layer, tensor)
+        known = self._recognized(tensor)
         if known is None:
-            self.hidden.append(layer)
+            self.hidden += [layer] * bool(layer)
             known = Origin(tensor, UNKNOWN, (), kernels + 1, merges, None, *_passed(inputs))
         self.add(known)
 
-    def _sum(self, tensor: Any, inputs: Sequence[Origin]) -> Origin:
+    def equal(self, value: Any, inputs: Sequence[Origin]) -> Origin | None:
+        """Returns the one of the inputs of a layer that equals a value."""
+        if not keras.ops.is_tensor(value) or math.prod(value.shape) < _PROBES:
+            return None
+        candidates = [one for one in inputs if tuple(one.tensor.shape) == tuple(value.shape)]
+        return _same(Origin(value), candidates)
+
+    def added(
+        self,
+        tensor: Any,
+        trunk: Origin,
+        branch: Any,
+        inputs: Sequence[Origin],
+        last: Iterable[Any],
+    ) -> None:
+        """Records the output of a layer that adds what its kernels make to its own input."""
+        self.kernel_output(branch, inputs, last)
+        self.add(self._sum(tensor, [trunk, self._known[id(branch)]], mean_square(tensor)))
+
+    def _sum(self, tensor: Any, inputs: Sequence[Origin], moment: float) -> Origin:
         trunk = max(inputs, key=lambda origin: (origin.merges, -origin.kernels))
         run = trunk.run
         if run is None:
             run = Run()
             self.runs.append(run)
         run.sums += len(inputs) - 1
+        run.moments.append(moment)
         for branch in inputs:
             if branch is not trunk and not set(branch.last) & set(trunk.last):
-                ends = branch.activation is not None
+                ends = _adds_up(branch)
                 run.branches.extend((key, ends) for key in branch.last)
         kernels, merges = _longest(inputs)
         plain = all(origin.activation is None for origin in inputs)
         activation = None if plain else UNKNOWN
         return Origin(tensor, activation, (), kernels, merges + 1, run, *_passed(inputs))
 
-    def _origin(self, reader: str, tensor: Any) -> Origin:
+    def _origin(self, tensor: Any) -> Origin:
         known = self._known.get(id(tensor))
         if known is None:
-            known = self._recognized(reader, tensor) or Origin(tensor, UNKNOWN)
+            known = self._recognized(tensor) or Origin(tensor, UNKNOWN)
             self.add(known)
         return known
 
-    def _recognized(self, reader: str, tensor: Any) -> Origin | None:
+    def _recognized(self, tensor: Any) -> Origin | None:
         """Returns the origin of a tensor that equals a known one, or a sum of two."""
         shape = tuple(tensor.shape)
         recent = self._recent.get(shape, [])[-_RECENT:]
         if not recent or math.prod(shape) < _PROBES:
             return None
-        values = _probes(Origin(tensor))
-        others = np.stack([_probes(origin) for origin in recent])
-        half = keras.backend.standardize_dtype(tensor.dtype) in ("float16", "bfloat16")
-        tolerance = (1e-2 if half else 1e-5) * np.abs(values).max()
-        if not tolerance > 0.0:
-            return None
-        equal = np.flatnonzero((np.abs(others - values) <= tolerance).all(axis=-1))
-        if len(equal):
-            same: Origin = recent[equal[-1]]
+        one = Origin(tensor)
+        same = _same(one, recent)
+        if same is not None:
             return replace(same, tensor=tensor, probes=None)
+        values, others = _probes(one), np.stack([_probes(origin) for origin in recent])
+        tolerance = _tolerance(one)
         sums = np.abs(others[:, None] + others[None] - values).max(axis=-1) <= tolerance
-        if not sums.any():
+        if not (tolerance > 0.0 and sums.any()):
             return None
-        self.unseen.append(reader)
         parts = [recent[i] for i in np.argwhere(sums)[0]]
-        kernels, merges = _longest(parts)
-        return Origin(tensor, None, (), kernels, merges, None, *_passed(parts))
+        return self._sum(tensor, parts, mean_square(tensor))
+
+
+def _same(one: Origin, others: Sequence[Origin]) -> Origin | None:
+    """Returns the last of others that has the values of one."""
+    tolerance = _tolerance(one)
+    if not others or not tolerance > 0.0:
+        return None
+    differences = np.abs(np.stack([_probes(origin) for origin in others]) - _probes(one))
+    equal = np.flatnonzero((differences <= tolerance).all(axis=-1))
+    return others[equal[-1]] if len(equal) else None
+
+
+def _tolerance(one: Origin) -> float:
+    """Returns by how much values may differ that are equal up to rounding."""
+    half = keras.backend.standardize_dtype(one.tensor.dtype) in ("float16", "bfloat16")
+    return (1e-2 if half else 1e-5) * float(np.abs(_probes(one)).max())
+
+
+def _adds_up(branch: Origin) -> bool:
+    """Returns whether the mean of a branch adds up over the sums of a trunk."""
+    if not isinstance(branch.activation, str) or branch.activation != UNKNOWN:
+        return branch.activation is not None
+    moment = mean_square(branch.tensor)
+    mean = number(keras.ops.mean(keras.ops.cast(branch.tensor, "float32")))
+    return mean * mean > _MEAN * moment
 
 
 def _elementwise(layer: Any) -> Any:

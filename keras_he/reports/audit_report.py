@@ -33,12 +33,19 @@ class AuditReport(Report):
     end_to_end: float | None = None
     depth_growth: float | None = None
 
-    def check(self, *, spread: float = math.log10(1.5), skipped: bool = False) -> None:
+    def check(
+        self,
+        *,
+        spread: float = math.log10(1.5),
+        inference_spread: float = 1.0,
+        skipped: bool = False,
+    ) -> None:
         """Raises if there are findings: for use in CI.
 
         Args:
             spread: Not used: `thresholds` of `audit` decide. It is here so that one line of code
                 checks both kinds of report.
+            inference_spread: Not used, likewise.
             skipped: Not used, likewise.
 
         Raises:

@@ -225,6 +225,7 @@ COLUMNS = (
         "E[∇²]",
         "Second moment of the loss's gradient with respect to the pre-activation.",
         _figure("gradient"),
+        initialization=ALL,
         audit=ALL,
         key="gradient",
     ),

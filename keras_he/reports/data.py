@@ -1,18 +1,20 @@
 """What a report holds of one variable, and what an audit finds: plain values."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from keras_he.notes import NO_NOTE, Note
 
+GRADIENT_LIMIT = 1e8  # factor by which the squared length of the gradient may fall on its way back
 NOT_REACHED = "analytic, not reached"  # the rule of a kernel that the forward pass did not use
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What an audit measured of one kernel, at the first call of its layer.
+    """What else was measured of one kernel, at the first call of its layer.
 
-    A second moment is the mean of the squares.
+    After `initialize` these are `std` and `gradient`. A second moment is the mean of the squares.
 
     Attributes:
         initializer: Type of the layer's initializer; `""` if the layer keeps none.
@@ -86,12 +88,16 @@ class Row:
         left: Why it was left unchanged, or not observed; empty otherwise. `left.kind` tells a
             program.
         moments: Second moment (mean of the squares) of the pre-activation at each call of the
-            layer; after `initialize` without the bias, in an audit with it.
+            layer, its bias included, in training mode. Of several kernels whose pre-activations
+            cannot be observed, the last that sets the size has that of what their layer returns, or
+            adds to its own input. A recurrent cell has the mean over what its activations are given.
+        inference: After `initialize`, the same in inference mode, with the moving statistics that
+            the model has then.
         target: The intended second moment; below 1 for the last kernel before a residual sum.
         clone: Of kernels that were set, `"same"` if a clone of the model reproduces these weights,
             else `"draws anew"`.
         values: Of variables that are not kernels, the (smallest, largest) value.
-        figures: What an audit measured of it.
+        figures: What else was measured of it.
     """
 
     path: str
@@ -105,6 +111,7 @@ class Row:
     rule: str = ""
     left: Note = NO_NOTE
     moments: tuple[float, ...] = ()
+    inference: tuple[float, ...] = ()
     target: float = 1.0
     clone: str = ""
     values: tuple[float, float] | None = None
@@ -122,3 +129,20 @@ class Row:
 def moment_of_calls(moments: Sequence[float]) -> float | None:
     """Returns the second moment that counts of several calls of a layer; see `Row.moment`."""
     return next((one for one in moments if one), moments[0] if moments else None)
+
+
+def ratios(rows: Iterable[Row], name: str = "moments") -> list[float]:
+    """Returns the second moments at all calls over their targets, zeros and left kernels aside.
+
+    Args:
+        rows: Rows of kernels.
+        name: `"moments"`, or `"inference"`.
+    """
+    return [
+        moment / row.target for row in rows if not row.left for moment in getattr(row, name) if moment
+    ]
+
+
+def spread_of(values: Sequence[float]) -> float:
+    """Returns the decades between the largest and the smallest of positive values; 0.0 of none."""
+    return math.log10(max(values) / min(values)) if values else 0.0

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 from keras_he.errors import ReportProblem, invalid
 from keras_he.notes import Note
 from keras_he.reports.columns import COLUMNS, Line, lines_of, number
-from keras_he.reports.data import Finding, Row
+from keras_he.reports.data import Finding, Row, ratios, spread_of
 from keras_he.reports.figure import picture
 from keras_he.reports.html import page
 from keras_he.reports.text import WIDTH, grid, rendered, report_text
@@ -52,16 +52,22 @@ class Report(ABC):
     def forward_spread(self) -> float:
         """Decades between the largest and the smallest second moment over its target.
 
-        Of the kernels whose pre-activation was measured; 0.0 if there are none.
+        It is over all calls of all kernels that were measured, in training mode; 0.0 if none was.
         """
-        ratios = self._ratios()
-        return math.log10(max(ratios) / min(ratios)) if ratios else 0.0
+        return spread_of(self._ratios())
 
-    def check(self, *, spread: float = math.log10(1.5), skipped: bool = False) -> None:
+    def check(
+        self,
+        *,
+        spread: float = math.log10(1.5),
+        inference_spread: float = 1.0,
+        skipped: bool = False,
+    ) -> None:
         """Raises if the report shows a problem: for use in CI.
 
         Args:
             spread: See `InitializationReport.check`; an audit has no use for it.
+            inference_spread: The same.
             skipped: The same.
 
         Raises:
@@ -166,9 +172,7 @@ class Report(ABC):
 
     def _ratios(self) -> list[float]:
         """Returns the second moments that were measured, over their targets."""
-        return [
-            row.moment / row.target for row in self.kernels if row.moment and row.rule == "measured"
-        ]
+        return ratios(self.kernels)
 
     def _signal(self) -> str:
         """Returns the spread of the signal as text."""

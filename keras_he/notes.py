@@ -16,7 +16,7 @@ WarningKind = Literal[
     "gradient",  # it vanishes or explodes on its way back
     "gradient-unknown",  # it could not be measured
     "zero-gradient",  # it is zero at some kernels
-    "not-kept",  # second moments that missed their targets
+    "zero-by-design",  # it is, behind factors that are zero by design
     "depth",  # errors of the signal grow over depth
     "no-clone",  # the model cannot be cloned
     "optimizer-state",  # the optimizer holds the state of steps that were taken

@@ -197,9 +197,7 @@ def _figures(one: PlannedVariable) -> Figures | None:
     """Returns what was measured of a kernel besides the signal."""
     if one.gradient is None or one.std is None:
         return None
-    made = getattr(one.layer, one.initializer_attribute or "", None)
-    name = "" if made is None else type(made).__name__
-    return Figures(name, None, None, one.std, gradient=one.gradient)
+    return Figures("", None, None, one.std, gradient=_rounded([one.gradient])[0])
 
 
 def _gradient_spread(plan: Plan) -> float | None:

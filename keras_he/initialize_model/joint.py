@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 _SETS_SIZE = 0.5  # exponent of a kernel from which on it sets the size
-_FLAT = 0.1  # exponent below which a larger kernel changes nothing any more
+_FLAT = 0.25  # exponent below which the kernel only saturates what follows it
 _STEEPEST = 16.0  # exponent beyond which nothing is extrapolated
+_STEP = 0.05  # in the logarithm of a gain, from which on an exponent is measured
 _STEPS = 8  # runs of a layer in search of the factor
 _CLOSE, _KEPT = 0.01, 0.1  # natural logarithms: where the search ends, and what counts as reached
 
@@ -86,10 +87,11 @@ def _search(
         moment = run(math.exp(place))
         if _misses(moment, target) < best:
             best, best_place = _misses(moment, target), place
-        if known and 0.0 < moment < math.inf and place != last_place:
+        # A smaller step may be the rounding of a gain.
+        if known and 0.0 < moment < math.inf and abs(place - last_place) > _STEP:
             measured = math.log(moment / last_moment) / (place - last_place)
             if measured < _FLAT:
-                break
+                return math.inf, 1.0
             slope = min(measured, _STEEPEST)
     return best, math.exp(best_place)
 

@@ -3,8 +3,9 @@
 A pre-activation, without its bias, is linear in its kernel. The kernel is drawn with gain 1. The
 gain that gives the pre-activation the second moment 1 follows from what is measured, and the
 pre-activation is passed on with that gain, so that every later kernel is measured on the input that
-it will have. The first call decides for a layer that is called several times. Gains are rounded to
-three significant digits, and the rounded gain is what is passed on.
+it will have. Gains are rounded to three significant digits, and the rounded gain is what is passed
+on. Of a layer that is called several times the first call decides, and the plan runs the pass again
+where the calls as a whole miss the target.
 
 Kernels whose pre-activations cannot be observed are solved together, from what their layer returns
 (`joint`), or from what the activations of a recurrent cell are given, step by step. Where that does
@@ -89,7 +90,9 @@ class Measurement(OriginWatcher):
         """Returns a pre-activation as it will be."""
         if call.final:
             return value
-        return self._with_bias(call.layer, self._scaled(call.kernels, value, call.inputs))
+        scaled = self._scaled(call.kernels, value, call.inputs)
+        bias = self._biases.get(id(call.layer))
+        return scaled if bias is None else scaled + bias.beside(value)
 
     def size_keys(self, call: LayerCall) -> list[int]:
         """Returns the key of the kernel that sets the size of the output, if it may change."""
@@ -217,7 +220,8 @@ class Measurement(OriginWatcher):
         solution = solve(moment_of, len(kernels), target, candidates)
         for place, one in enumerate(kernels):
             if place in solution.sets_size:
-                one.rule, one.gain = JOINTLY, gains(solution.factors)[place]
+                one.rule = JOINTLY if len(kernels) > 1 else "measured"
+                one.gain = gains(solution.factors)[place]
                 self._scope.add_update((one.variable, one.draw(unit, one.gain)))
             else:
                 self._analytic(one, activation)
@@ -232,6 +236,8 @@ class Measurement(OriginWatcher):
             kernel.kernels_before = max((origin.kernels for origin in inputs), default=0)
             kernel.input_size = sum(math.prod(origin.tensor.shape) for origin in inputs)
             kernel.output_shape = tuple(value.shape)
+        else:
+            kernel.chained |= any(id(kernel.variable) in origin.sources for origin in inputs)
         before = math.prod(_gain(earlier) for earlier in kernels[:-1])
         if before != 1.0:
             value = value * before
@@ -251,16 +257,6 @@ class Measurement(OriginWatcher):
         gain = _gain(kernel)
         kernel.moments.append(moment * gain * gain)
         return value if gain == 1.0 else value * gain
-
-    def _with_bias(self, layer: Any, value: Any) -> Any:
-        """Returns a pre-activation with its bias, which is 0 in the scope."""
-        bias = self._biases.get(id(layer))
-        if bias is None or bias.value_range == (0.0, 0.0):
-            return value
-        added = keras.ops.cast(bias.planned, value.dtype)
-        if getattr(layer, "data_format", None) == "channels_first" and len(value.shape) > 2:
-            added = keras.ops.reshape(added, (-1, *[1] * (len(value.shape) - 2)))
-        return value + added
 
     def _analytic(self, kernel: PlannedVariable, activation: Any) -> None:
         """Gives a kernel the gain of the preceding activation."""

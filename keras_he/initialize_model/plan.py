@@ -34,6 +34,7 @@ from keras_he.theory.standard_deviation import standard_deviation
 # By which the second moment of a trunk may grow: 4, or half as much again as sums of independent
 # branches of size 1, such as those that end in normalisations, make of it.
 _STEADY, _PER_SUM = 4.0, 1.5
+_ROUNDS, _UNEVEN = 3, 0.1  # of passes for layers of several calls, and the logarithm they may miss
 _NOT_SELECTED = Note("not-selected", "not selected")
 
 
@@ -147,15 +148,24 @@ def _select(found: Sequence[PlannedVariable], request: Request) -> None:
 
 
 def _measure(plan: Plan, given: _Pass, request: Request) -> None:
-    """Runs the pass that measures; again, where it finds sums whose branches are to be scaled."""
+    """Runs the pass that measures; again, where it finds sums whose branches are to be scaled.
+
+    Likewise, where layers are called several times and miss the target over their calls.
+    """
     state = _unit_state(plan)
     watcher = _measuring_pass(plan, given, state, {}, request.measures)
     scales = request.residual == "depth" and request.measures
     factors = branch_factors(watcher.trace.runs) if scales else {}
     if factors:
-        for one in plan.variables:
-            if one.role == "kernel":
-                one.forget()
+        _forget(plan, {})
+        watcher = _measuring_pass(plan, given, state, factors, request.measures)
+    gains: dict[int, float] = {}
+    for _ in range(_ROUNDS if request.measures else 0):
+        found = _gains_of_calls(plan.variables)
+        if not found:
+            break
+        gains |= found
+        _forget(plan, gains)
         watcher = _measuring_pass(plan, given, state, factors, request.measures)
     for one in plan.variables:
         if one.is_set and one.gain is None and one.order is not None:
@@ -164,6 +174,34 @@ def _measure(plan: Plan, given: _Pass, request: Request) -> None:
     plan.random_layers = random_layers(watcher.called.values(), given.paths)
     plan.notes += watcher.notes + _merges(trace)
     plan.chain = [] if trace.runs or trace.left else _chain(plan)
+
+
+def _forget(plan: Plan, gains: dict[int, float]) -> None:
+    """Takes back what a pass has found of kernels, but gives some of them the gains they have."""
+    for one in plan.variables:
+        if one.role == "kernel":
+            target = one.target
+            one.forget()
+            if id(one) in gains:
+                one.rule, one.gain, one.target = "measured", gains[id(one)], target
+
+
+def _gains_of_calls(found: Sequence[PlannedVariable]) -> dict[int, float]:
+    """Returns the gains of kernels that miss their target over several calls of their layer.
+
+    The geometric mean over the calls is brought to the target. If each call is given what the last
+    has made, the moment of call k changes with the gain to the power of 2k, else of 2.
+    """
+    gains = {}
+    for one in found:
+        calls = [moment for moment in one.moments if moment > 0.0]
+        if one.gain is None or one.rule != "measured" or len(calls) < 2:
+            continue
+        mean = sum(math.log(moment / one.target) for moment in calls) / len(calls)
+        if abs(mean) > _UNEVEN:
+            power = len(calls) + 1 if one.chained else 2
+            gains[id(one)] = float(f"{one.gain * math.exp(-mean / power):.3g}")
+    return gains
 
 
 def _measuring_pass(
@@ -252,15 +290,32 @@ def _measure_gradient(plan: Plan, given: _Pass, verified: Verification) -> None:
         for _, found, sizes in seen
     ]
     paths = [one.path for one, _, _ in seen]
-    plan.notes += _gradient_notes(paths, energies)
+    plan.notes += _gradient_notes(paths, energies, _zero_factors(plan))
 
 
-def _gradient_notes(paths: Sequence[str], energies: Sequence[float]) -> Iterator[Note]:
+def _zero_factors(plan: Plan) -> list[str]:
+    """Returns the paths of variables by which a model stops the gradient on purpose, being 0."""
+    others = [one for one in plan.variables if not one.is_set and one.role != "statistic"]
+    return [
+        one.path for one in others if one.name not in ("beta", "bias") and _is_zero_float(one)
+    ]
+
+
+def _is_zero_float(one: PlannedVariable) -> bool:
+    is_float = keras.backend.is_float_dtype(one.variable.dtype)
+    return is_float and one.value_range == (0.0, 0.0)
+
+
+def _gradient_notes(
+    paths: Sequence[str], energies: Sequence[float], zero_factors: Sequence[str]
+) -> Iterator[Note]:
     """Yields notes about a gradient that vanishes, explodes or is zero on its way back."""
     zeros = sum(one == 0.0 for one in energies)
     if zeros:
         text = f"the gradient is zero at {zeros} of {len(energies)} kernels"
-        yield Note("zero-gradient", text)
+        if zero_factors:
+            text += f", and {_listed(zero_factors)} are zero by design"
+        yield Note("zero-by-design" if zero_factors else "zero-gradient", text)
     for one in extremes(energies, GRADIENT_LIMIT):
         text = (
             f"{one.verdict} gradient: its squared length is {energies[one.largest]:.3g} at "

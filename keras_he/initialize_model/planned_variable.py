@@ -41,6 +41,7 @@ class PlannedVariable(ModelVariable):
         moments: The second moment of the pre-activation at each call, in training mode.
         inference: The same in inference mode.
         gradient: The second moment of the gradient by the pre-activation, at the first call.
+        chained: Whether a later call of its layer is given what an earlier call has made.
         added: Whether its layer adds what the kernel makes to its own input.
         value: The new values of a variable that is no kernel.
         kernels_before: The number of kernels on the longest way from the input to its layer.
@@ -60,6 +61,7 @@ class PlannedVariable(ModelVariable):
     moments: list[float] = field(default_factory=list)
     inference: list[float] = field(default_factory=list)
     gradient: float | None = None
+    chained: bool = False
     added: bool = False
     value: Any = None
     kernels_before: int = 0
@@ -85,10 +87,20 @@ class PlannedVariable(ModelVariable):
         """The values of a variable that is no kernel, as they will be."""
         return self.variable.value if self.value is None else self.value
 
+    def beside(self, value: Any) -> Any:
+        """Returns what this bias adds to a pre-activation: 0.0 where it is 0 everywhere."""
+        if self.value_range == (0.0, 0.0):
+            return 0.0
+        added = keras.ops.cast(self.planned, value.dtype)
+        first = getattr(self.layer, "data_format", None) == "channels_first"
+        if first and len(value.shape) > 2:
+            added = keras.ops.reshape(added, (-1, *[1] * (len(value.shape) - 2)))
+        return added
+
     def forget(self) -> None:
         """Takes back what a pass has found."""
         self.rule, self.gain, self.target, self.activation = "", None, 1.0, None
-        self.order = None
+        self.order, self.chained = None, False
         self.moments.clear()
 
     def initializer(self, settings: Settings, gain: float, *, seeded: bool = True) -> Kaiming:

@@ -25,7 +25,7 @@ State = Sequence[tuple[Any, Any]]  # pairs of variables and their values
 
 
 class Verification(OriginWatcher):
-    """Measures the second moments of pre-activations, their biases included.
+    """Measures the second moments of pre-activations, without their biases.
 
     Of a layer that shows no pre-activation, it measures what the layer returns; of a layer that
     adds to its own input, what it adds; of a recurrent cell, what its activations are given.
@@ -50,7 +50,7 @@ class Verification(OriginWatcher):
 
     def __init__(
         self,
-        found: Iterable[PlannedVariable],
+        found: Sequence[PlannedVariable],
         scope: keras.StatelessScope,
         inputs: Iterable[Any],
         paths: Mapping[int, str],
@@ -58,6 +58,7 @@ class Verification(OriginWatcher):
         *,
         always: bool = False,
     ) -> None:
+        self._biases = {id(one.layer): one for one in found if one.adds_bias}
         super().__init__([one for one in found if one.role == "kernel"], inputs, paths, progress)
         self._scope = scope
         self.statistics = MovingStatistics(scope, always=always)
@@ -93,7 +94,9 @@ class Verification(OriginWatcher):
     def kernel_output(self, call: LayerCall, value: Any) -> Any:
         """Measures a pre-activation."""
         self.calls.setdefault(id(call.layer), []).append(tuple(value.shape))
-        self._add(call.kernels, mean_square(value))
+        bias = self._biases.get(id(call.layer))
+        without = value if bias is None else value - bias.beside(value)
+        self._add(call.kernels, mean_square(without))
         return value
 
     def output(self, call: LayerCall, tensor: Any) -> float:

@@ -17,7 +17,8 @@ class Figures:
     After `initialize` these are `std` and `gradient`. A second moment is the mean of the squares.
 
     Attributes:
-        initializer: Type of the layer's initializer; `""` if the layer keeps none.
+        initializer: Type of the layer's initializer; `""` if the layer keeps none, and after
+            `initialize`.
         assumed_fans: The fans that the initializer assumes, if it uses fans.
         assumed_std: The standard deviation of the initializer's law, if it is known.
         std: Root mean square of the kernel's values: their standard deviation about 0.
@@ -88,7 +89,7 @@ class Row:
         left: Why it was left unchanged, or not observed; empty otherwise. `left.kind` tells a
             program.
         moments: Second moment (mean of the squares) of the pre-activation at each call of the
-            layer, its bias included, in training mode. Of several kernels whose pre-activations
+            layer, in training mode; after `initialize` without the bias, in an audit with it. Of several kernels whose pre-activations
             cannot be observed, the last that sets the size has that of what their layer returns, or
             adds to its own input. A recurrent cell has the mean over what its activations are given.
         inference: After `initialize`, the same in inference mode, with the moving statistics that

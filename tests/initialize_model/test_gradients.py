@@ -28,20 +28,10 @@ def spreads(model, mode):
 # sqrt(5 * 100 / n) / log(10), 0.6 decades at 256.
 @pytest.mark.quick(1)
 @pytest.mark.parametrize("activation", ["gelu", "tanh", "selu"])
-def test_the_gradients_spread_is_as_predicted_on_plain_chains(activation):
+def test_the_gradients_spread_is_as_measured_from_outside(activation):
     keras.utils.set_random_seed(0)
     _, backward, report = spreads(architectures.dense_chain(activation, width=256), "fan_in")
-    assert backward == pytest.approx(report.gradient_spread, abs=0.5)
-
-
-def test_the_prediction_is_the_sum_over_fans_and_moments():
-    model = architectures.dense_chain("tanh")
-    report = keras_he.initialize(model, seed=1)
-    factor = keras_he.depth_factors("tanh").gradient
-    # A hundred kernels lead back to a pre-activation; the last has 10 outputs for 128 inputs.
-    levels = [0.0, math.log10(10 / 128 * factor)]
-    levels.append(levels[-1] + 99 * math.log10(factor))
-    assert report.gradient_spread == pytest.approx(max(levels) - min(levels), abs=1e-6)
+    assert backward == pytest.approx(report.gradient_spread, abs=0.5)  # by other random outputs
 
 
 RECTIFIERS = {

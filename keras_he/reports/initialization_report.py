@@ -61,7 +61,8 @@ class InitializationReport(Report):
 
         Args:
             spread: Decades (factors of 10) that `forward_spread` may reach.
-            inference_spread: Decades that `inference_spread` may reach. It is wider, because
+            inference_spread: Decades that `inference_spread` may reach, at least `spread`. It is
+                wider, because
                 `Dropout` changes the second moment by `1 / (1 - rate)` in training mode alone.
             skipped: Whether to accept kernels that were left on purpose: by `only` and `skip`,
                 frozen, quantized, or under LoRA.
@@ -83,7 +84,10 @@ class InitializationReport(Report):
         problems += [note for note in self.warnings if note.kind in _GAPS]
         spreads = {
             "forward spread": (self.forward_spread, spread),
-            "forward spread in inference mode": (self.inference_spread, inference_spread),
+            "forward spread in inference mode": (
+                self.inference_spread,
+                max(inference_spread, spread),
+            ),
         }
         problems += [
             f"{name} {found:.2f} is above {limit:.2f} decades"
@@ -120,7 +124,7 @@ class InitializationReport(Report):
         gradient = "not measured"
         if self.gradient_spread is not None:
             gradient = f"spread {self.gradient_spread:.2f} decades"
-        signal = "no kernel was measured"
+        signal = "no kernel was set by measurement"
         if self._ratios():
             signal = f"spread {self._signal()} about the targets"
         if ratios(self.kernels, "inference"):

@@ -17,13 +17,14 @@ from keras_he.reports import columns
 
 EXPECTED = """\
 small: 3 of 3 kernels initialized (normal, fan_in, seed 1).
-kernel  shape  activation  gain  std  E[y²]  rule
+kernel  shape  activation  gain  std  E[y²]  E[∇²]  rule
 ─
-first/kernel  3×3×3×8  linear  #  #  #  measured
-second/kernel  3×3×8×8  relu  #  #  #  measured
-head/kernel  288×4  linear  #  #  #  measured
-Signal over depth: spread # decades about the targets (a decade is a factor of 10).
-Gradient over depth: predicted spread # decades.
+first/kernel  3×3×3×8  linear  #  #  #  #  measured
+second/kernel  3×3×8×8  relu  #  #  #  #  measured
+head/kernel  288×4  linear  #  #  #  #  measured
+Signal over depth: spread # decades about the targets, # in inference mode (a decade is a
+  factor of 10).
+Gradient over depth: spread # decades.
 Re-initialized: 3 by bias_initializer."""
 
 
@@ -44,7 +45,7 @@ def masked(text):
     """Returns the text with measured numbers as #, and columns as wide as they need not be."""
     lines = []
     for line in text.splitlines():
-        line = re.sub(r"(?<= )\d+(\.\d+)?(?=  | decades|$)", "#", line)
+        line = re.sub(r"(?<= )\d+(\.\d+)?(?=  | decades| in inference|$)", "#", line)
         lines.append("─" if line.startswith("─") else re.sub(" {2,}", "  ", line))
     return "\n".join(lines)
 
@@ -136,7 +137,7 @@ def test_reasons_and_warnings_are_texts_with_a_kind():
     report = keras_he.initialize(model, seed=1)
     (left,) = {row.left for row in report.rows if row.left}
     assert (left, left.kind) == ("frozen", "frozen")
-    assert {note.kind for note in report.warnings} == {"dead-input"}
+    assert {note.kind for note in report.warnings} == {"dead-input", "zero-by-design"}
     for copied in (copy.deepcopy(report), pickle.loads(pickle.dumps(report))):
         assert copied == report
         assert [note.kind for note in copied.warnings] == [note.kind for note in report.warnings]
@@ -169,7 +170,7 @@ def test_an_initialization_and_an_audit_are_compared_by_their_numbers():
     assert told.gone == told.new == ()
     for one in told.to_dict()["kernels"]:
         assert one["before"]["std"] == pytest.approx(one["after"]["std"], rel=0.2)
-        assert one["before"]["gradient"] is None
+        assert one["before"]["gradient"] > 0.0
         assert one["after"]["gradient"] > 0.0
     assert "findings" not in str(told)
     with pytest.raises(keras_he.KerasHeError, match="`other` must be a report"):

@@ -1,0 +1,64 @@
+"""Prints a table of all models: `python tests/zoo [part of a name …]`.
+
+For each model: kernels; decades between the largest and the smallest mean square of what kernels
+make, in training and in inference mode; the same after `keras_he.initialize`, about the targets of
+the report, of all kernels and of those that the report measured; what the report says; and the
+kernel whose report is farthest from what is measured.
+"""
+
+import sys
+import time
+import traceback
+
+import compare
+import outside
+import registration
+import zoo
+
+import keras_he
+
+HEAD = (
+    f"{'model':32} {'kernels':>7} {'built':>6} {'infer':>6} | {'train':>6} {'infer':>6} "
+    f"{'known':>6} {'report':>6} {'off':>6}  {'s':>4}"
+)
+
+
+def line(name):
+    """Returns the line of a model."""
+    start = time.perf_counter()
+    model, batch = zoo.build(name)
+    built = [outside.measure(model, batch, training) for training in (True, False)]
+    before = [outside.decades(values[0] for values in one.values()) for one in built]
+    text = f"{name:32} {len(built[0]):7} {before[0]:6.2f} {before[1]:6.2f} |"
+    try:
+        report = keras_he.initialize(model, batch, seed=0)
+    except Exception as error:
+        if "--trace" in sys.argv:
+            traceback.print_exc()
+        return f"{text} {type(error).__name__}: {str(error).splitlines()[0][:150]}"
+    after = [
+        compare.pairs(model, report, outside.measure(model, batch, training))
+        for training in (True, False)
+    ]
+    off, where = compare.disagreement(after[0])
+    spreads = [
+        *(compare.spread(one) for one in after),
+        compare.spread(after[0], only_reported=True),
+        report.forward_spread,
+        off,
+    ]
+    figures = " ".join(f"{one:6.2f}" for one in spreads)
+    return f"{text} {figures}  {time.perf_counter() - start:4.1f}  {where if off > 0.1 else ''}"
+
+
+def main(parts):
+    """Prints the lines of the models whose names contain one of the parts."""
+    registration.register()
+    print(HEAD)
+    for name in zoo.MODELS:
+        if not parts or any(part in name for part in parts):
+            print(line(name), flush=True)
+
+
+if __name__ == "__main__":
+    main([one for one in sys.argv[1:] if not one.startswith("--")])

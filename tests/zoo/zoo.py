@@ -1,0 +1,18 @@
+"""All models of the zoo, by name. Knows nothing of keras_he."""
+
+import keras
+import models_dense
+import models_mixed
+
+FAMILIES = (
+    models_dense,
+    models_mixed,
+)
+MODELS = {name: builder for family in FAMILIES for name, builder in family.MODELS.items()}
+
+
+def build(name, seed=7):
+    """Returns a model and its batch, the same at each call."""
+    keras.utils.clear_session(free_memory=False)
+    keras.utils.set_random_seed(seed)
+    return MODELS[name]()

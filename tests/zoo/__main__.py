@@ -24,18 +24,22 @@ HEAD = (
 
 
 def line(name):
-    """Returns the line of a model."""
+    """Returns the line of a model; an error is named in it."""
+    try:
+        return f"{name:32} {figures(name)}"
+    except Exception as error:
+        if "--trace" in sys.argv:
+            traceback.print_exc()
+        return f"{name:32} {type(error).__name__}: {' '.join(str(error).split())[:150]}"
+
+
+def figures(name):
+    """Returns the figures of a model."""
     start = time.perf_counter()
     model, batch = zoo.build(name)
     built = [outside.measure(model, batch, training) for training in (True, False)]
     before = [outside.decades(values[0] for values in one.values()) for one in built]
-    text = f"{name:32} {len(built[0]):7} {before[0]:6.2f} {before[1]:6.2f} |"
-    try:
-        report = keras_he.initialize(model, batch, seed=0)
-    except Exception as error:
-        if "--trace" in sys.argv:
-            traceback.print_exc()
-        return f"{text} {type(error).__name__}: {str(error).splitlines()[0][:150]}"
+    report = keras_he.initialize(model, batch, seed=0)
     after = [
         compare.pairs(model, report, outside.measure(model, batch, training))
         for training in (True, False)
@@ -47,8 +51,11 @@ def line(name):
         report.forward_spread,
         off,
     ]
-    figures = " ".join(f"{one:6.2f}" for one in spreads)
-    return f"{text} {figures}  {time.perf_counter() - start:4.1f}  {where if off > 0.1 else ''}"
+    text = " ".join(f"{one:6.2f}" for one in spreads)
+    return (
+        f"{len(built[0]):7} {before[0]:6.2f} {before[1]:6.2f} | {text} "
+        f"{time.perf_counter() - start:5.1f}  {where if off > 0.1 else ''}"
+    )
 
 
 def main(parts):

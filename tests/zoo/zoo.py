@@ -1,13 +1,12 @@
 """All models of the zoo, by name. Knows nothing of keras_he."""
 
 import keras
+import models_conv
 import models_dense
 import models_mixed
+import models_resnet
 
-FAMILIES = (
-    models_dense,
-    models_mixed,
-)
+FAMILIES = (models_dense, models_mixed, models_conv, models_resnet)
 MODELS = {name: builder for family in FAMILIES for name, builder in family.MODELS.items()}
 
 

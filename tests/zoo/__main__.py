@@ -1,9 +1,10 @@
 """Prints a table of all models: `python tests/zoo [part of a name …]`.
 
-For each model: kernels; decades between the largest and the smallest mean square of what kernels
-make, in training and in inference mode; the same after `keras_he.initialize`, about the targets of
-the report, of all kernels and of those that the report measured; what the report says; and the
-kernel whose report is farthest from what is measured.
+For each model: layers with kernels; decades between the largest and the smallest mean square of
+what they make, as built, in training and in inference mode. Then, after `keras_he.initialize`, the
+same over the targets of the report, without biases, of the kernels that were set; of those that the
+report has figures of; what the report says; by how many decades the two accounts differ about a
+kernel at most; seconds; and the path of that kernel, if it is more than 0.1.
 """
 
 import sys
@@ -40,21 +41,18 @@ def figures(name):
     built = [outside.measure(model, batch, training) for training in (True, False)]
     before = [outside.decades(values[0] for values in one.values()) for one in built]
     report = keras_he.initialize(model, batch, seed=0)
-    after = [
-        compare.pairs(model, report, outside.measure(model, batch, training))
-        for training in (True, False)
-    ]
-    off, where = compare.disagreement(after[0])
+    after = [compare.pairs(model, batch, report, training) for training in (True, False)]
+    worst = compare.worst(after[0])
     spreads = [
         *(compare.spread(one) for one in after),
         compare.spread(after[0], only_reported=True),
         report.forward_spread,
-        off,
+        worst.off,
     ]
     text = " ".join(f"{one:6.2f}" for one in spreads)
     return (
         f"{len(built[0]):7} {before[0]:6.2f} {before[1]:6.2f} | {text} "
-        f"{time.perf_counter() - start:5.1f}  {where if off > 0.1 else ''}"
+        f"{time.perf_counter() - start:5.1f}  {worst.path if worst.off > 0.1 else ''}"
     )
 
 

@@ -13,25 +13,43 @@ class Pair(NamedTuple):
 
     Attributes:
         path: Path of the kernel in the report.
+        was_set: Whether the report says that it was set.
         target: The second moment that the report intends.
-        reported: What the report says that it has; `None` if it was not measured.
-        measured: What was measured from outside, of all calls; of a layer with several kernels, of
-            the layer.
+        reported: The second moments that the report has; none if it was not measured.
+        measured: Those from outside; of a layer with several kernels, of the layer.
     """
 
     path: str
+    was_set: bool
     target: float
-    reported: float | None
+    reported: tuple[float, ...]
     measured: list[float]
 
     @property
     def signal(self):
-        """What was measured at the first call that got a signal, as `Row.moment` counts."""
+        """What was measured at the first call that got a signal."""
         return next((one for one in self.measured if one), self.measured[0])
 
+    @property
+    def off(self):
+        """Decades between the two accounts, at the worst call if both have as many calls."""
+        if not self.reported:
+            return 0.0
+        calls = list(zip(self.reported, self.measured, strict=False))
+        if len(self.reported) != len(self.measured):
+            calls = calls[:1]
+        return max(_decades(*call) for call in calls)
 
-def pairs(model, report, measured):
-    """Returns a `Pair` for each kernel of a report that was measured from outside."""
+
+def _decades(one, other):
+    if one == other:
+        return 0.0
+    return math.inf if min(one, other) <= 0.0 else abs(math.log10(one / other))
+
+
+def pairs(model, batch, report, training=True):
+    """Returns a `Pair` for each kernel of a report that can be measured from outside."""
+    measured = outside.measure(model, batch, training, bias=False)
     keys = {id(layer): key for key, layer in outside.holders(model).items()}
     kernels = {}
     for place in places(model):
@@ -41,25 +59,21 @@ def pairs(model, report, measured):
                 key = f"{key}{outside.FIRST_HALF}"
             kernels[f"{place.path}/{name}".lstrip("/")] = key
     return [
-        Pair(row.path, row.target, row.moment, measured[kernels[row.path]])
+        Pair(row.path, not row.left, row.target, row.moments, measured[kernels[row.path]])
         for row in report.kernels
         if kernels.get(row.path) in measured
     ]
 
 
-def disagreement(found):
-    """Returns the decades by which the worst measured kernel of a report is off, and its path."""
-    worst = (0.0, "")
-    for one in found:
-        if one.reported is not None and (one.reported > 0.0 or one.signal > 0.0):
-            both = one.reported, one.signal
-            off = math.inf if 0.0 in both else abs(math.log10(both[1] / both[0]))
-            worst = max(worst, (off, one.path))
-    return worst
+def worst(found):
+    """Returns the kernel about which the two accounts differ most."""
+    return max(found, key=lambda one: one.off)
 
 
 def spread(found, *, only_reported=False):
-    """Returns the decades between the extremes of what was measured over its target."""
+    """Returns the decades between the extremes, over the targets, of the kernels that were set."""
     return outside.decades(
-        one.signal / one.target for one in found if one.reported is not None or not only_reported
+        one.signal / one.target
+        for one in found
+        if one.was_set and (one.reported or not only_reported)
     )

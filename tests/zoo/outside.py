@@ -46,13 +46,16 @@ NO_KERNELS = (
 FIRST_HALF = "/depthwise_kernel"  # of a separable convolution, after the key of its layer
 
 
-def measure(model, batch, training):
+def measure(model, batch, training, bias=True):
     """Returns the mean squares of each layer with kernels, a number for each call, by key.
 
     Args:
         model: A built model.
         batch: Its inputs.
         training: Whether to run in training mode.
+        bias: Whether biases count. Otherwise they are subtracted, and from the output of a user's
+            layer with one kernel what it returns with a kernel of zeros. Recurrent cells keep
+            theirs.
 
     Returns:
         From the keys of `holders` to mean squares in the order of the calls. The steps of a
@@ -68,7 +71,7 @@ def measure(model, batch, training):
         total[1] += count
         return value
 
-    _run(model, batch, training, see)
+    _run(model, batch, training, see, bias)
     return _by_key({place: total / count for place, (total, count) in sums.items()})
 
 
@@ -144,7 +147,7 @@ def holders(model):
     """
     found = {}
     for layer in model._flatten_layers():
-        if isinstance(layer, NO_KERNELS) or not any(len(one.shape) > 1 for one in _own(layer)):
+        if isinstance(layer, NO_KERNELS) or not _kernels(layer):
             continue
         key, number = layer.path or layer.name, 1
         while key in found:
@@ -164,10 +167,15 @@ def decades(moments):
     return math.log10(max(values) / min(values))
 
 
-def _own(layer):
+def _kernels(layer):
+    """Returns the trainable weights with several axes that a layer holds itself, without biases."""
     inside = layer._flatten_layers(include_self=False, recursive=False)
     theirs = {id(one) for inner in inside for one in inner.variables}
-    return [one for one in layer.trainable_variables if id(one) not in theirs]
+    return [
+        one
+        for one in layer.trainable_variables
+        if id(one) not in theirs and len(one.shape) > 1 and "bias" not in one.name
+    ]
 
 
 def _sums(model):
@@ -202,8 +210,9 @@ def _floats(outputs):
     ]
 
 
-def _run(model, batch, training, see):
-    with _Watch(model, see), keras.StatelessScope():
+def _run(model, batch, training, see, bias=True):
+    scope = keras.StatelessScope()
+    with _Watch(model, see, None if bias else scope), scope:
         return model(batch, training=training)
 
 
@@ -248,12 +257,14 @@ def _replaced(owner, attribute, value):
 class _Watch(contextlib.ExitStack):
     """Shows `see(key, number of the call, value)` what each layer with kernels is measured at.
 
-    What `see` returns is passed on.
+    What `see` returns is passed on. With a scope, values are shown without their bias, and passed
+    on as they are.
     """
 
-    def __init__(self, model, see):
+    def __init__(self, model, see, scope=None):
         super().__init__()
         self._see = see
+        self._scope = scope
         self._calls = defaultdict(int)  # finished calls, by key
         self._seen = 0  # values, of all layers
         self._loops = 0  # that are going on
@@ -276,11 +287,14 @@ class _Watch(contextlib.ExitStack):
     def _replace(self, layer, attribute, value):
         self.enter_context(_replaced(layer, attribute, value))
 
-    def _note(self, key, value):
+    def _note(self, key, value, bias=None):
         if self._muted:
             return value
         self._seen += 1
-        return self._see(key, self._calls[key], value)
+        if bias is None or self._scope is None:
+            return self._see(key, self._calls[key], value)
+        self._see(key, self._calls[key], value - ops.cast(bias, value.dtype))
+        return value
 
     def _close(self, key):
         """Ends a call of a layer; those within one loop are one."""
@@ -307,29 +321,55 @@ class _Watch(contextlib.ExitStack):
         return call
 
     def _watch_layer(self, key, layer):
-        run, family = layer.call, isinstance(layer, FAMILY)
+        family = isinstance(layer, FAMILY)
+        run = self._halves(key, layer) if isinstance(layer, SEPARABLE) else layer.call
         if family:
-            self._replace(layer, "activation", self._noting(key, layer.activation))
+            activation = self._noting(key, layer.activation, getattr(layer, "bias", None))
+            self._replace(layer, "activation", activation)
 
         def call(*args, **kwargs):
-            if isinstance(layer, SEPARABLE):
-                self._note(key + FIRST_HALF, _depthwise(layer, args[0]))
-                self._close(key + FIRST_HALF)
             before = self._seen
             output = run(*args, **kwargs)
             if not family or self._seen == before:
-                output = self._note_output(key, output)
+                first, *others = keras.tree.flatten(output)
+                offset = self._without_kernels(layer, run, *args, **kwargs)
+                first = self._note(key, first, offset)
+                output = keras.tree.pack_sequence_as(output, [first, *others])
             self._close(key)
             return output
 
         self._replace(layer, "call", call)
 
-    def _note_output(self, key, output):
-        first, *others = keras.tree.flatten(output)
-        return keras.tree.pack_sequence_as(output, [self._note(key, first), *others])
+    def _halves(self, key, layer):
+        """Returns the call of a separable convolution, which shows its first half too."""
 
-    def _noting(self, key, activation):
-        return lambda value: activation(self._note(key, value))
+        def call(inputs):
+            first = self._note(key + FIRST_HALF, _depthwise(layer, inputs))
+            self._close(key + FIRST_HALF)
+            kernel = ops.cast(layer.pointwise_kernel, first.dtype)
+            second = ops.conv(first, kernel, data_format=layer.data_format)
+            if layer.use_bias:
+                second = second + ops.cast(layer.bias, second.dtype)
+            return layer.activation(second)
+
+        return call
+
+    def _without_kernels(self, layer, run, *args, **kwargs):
+        """Returns the first output of a call with a kernel of zeros; `None` if biases count."""
+        kernels = _kernels(layer)
+        if self._scope is None or len(kernels) > 1:
+            return None
+        state, muted = dict(self._scope.state_mapping), self._muted
+        self._muted = True
+        self._scope.add_update((kernels[0], ops.zeros_like(kernels[0].value)))
+        output = run(*args, **kwargs)
+        self._scope.state_mapping.clear()
+        self._scope.state_mapping.update(state)
+        self._muted = muted
+        return keras.tree.flatten(output)[0]
+
+    def _noting(self, key, activation, bias=None):
+        return lambda value: activation(self._note(key, value, bias))
 
     def _watch_cell(self, key, cell):
         run = cell.call
@@ -398,16 +438,13 @@ def _where(mask, new, old):
 
 def _depthwise(layer, inputs):
     """Returns the output of the first half of a separable convolution."""
-    strides = layer.strides if isinstance(layer, layers.SeparableConv1D) else layer.strides[0]
-    if isinstance(strides, tuple) and len(strides) == 1:
-        (strides,) = strides
     padding = layer.padding
     if padding == "causal":
         inputs, padding = layer._compute_causal_padding(inputs), "valid"
     return ops.depthwise_conv(
         inputs,
         ops.cast(layer.depthwise_kernel, inputs.dtype),
-        strides=strides,
+        strides=layer.strides,
         padding=padding,
         dilation_rate=layer.dilation_rate,
         data_format=layer.data_format,

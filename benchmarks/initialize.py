@@ -191,7 +191,6 @@ def main() -> None:
         "anyinit analytic",
         "anyinit measured",
         "keras_he",
-        "predicted",
     )
     print(" " * 34 + "".join(f"{title:<18}" for title in titles) + "time against anyinit measured")
     for name in NETWORKS:
@@ -201,12 +200,11 @@ def main() -> None:
         he_normal_everywhere(model)
         plain = spreads(model, batch)
         model = fresh(name)
-        predicted = keras_he.initialize(model, batch, seed=1).gradient_spread
+        keras_he.initialize(model, batch, seed=1)
         mine = spreads(model, batch)
         analytic, measured, took = anyinit_columns(name, batch, quick and name in SLOW)
         ratio = "" if math.isnan(took) else f"{took / ours[name]:.0f} times faster"
-        told = "" if predicted is None else f"{predicted:.1f}"
-        cells = (default, plain, analytic, measured, mine, told)
+        cells = (default, plain, analytic, measured, mine)
         print(f"  {name:<32}" + "".join(f"{cell:<18}" for cell in cells) + ratio, flush=True)
 
 

@@ -3,6 +3,7 @@
 A person reads the text, which may be reworded at any time; code asks for the kind.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 # Of the warnings of a report.
@@ -80,3 +81,10 @@ class Note(str):
 
 
 NO_NOTE = Note("", "")
+
+
+def listed(names: Sequence[str]) -> str:
+    """Returns the first names, and how many more there are."""
+    different = list(dict.fromkeys(names))
+    more = f" and {len(different) - 8} more" if len(different) > 8 else ""
+    return ", ".join(different[:8]) + more

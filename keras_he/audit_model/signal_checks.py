@@ -206,7 +206,8 @@ def _gradient(subject: Subject) -> Iterator[Finding]:
             one.verdict,
             kernels[one.culprit],
             f"gradient: its squared length is {energies[one.largest]:.3g} at "
-            f"{kernels[one.largest].configured_layer}, but at most {energies[one.best]:.3g} {where}",
+            f"{kernels[one.largest].configured_layer}, but at most {energies[one.best]:.3g} "
+            f"{where}",
             subject.initialize(),
         )
 

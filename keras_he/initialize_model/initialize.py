@@ -8,8 +8,9 @@ from typing import Any, Literal
 import keras
 
 from keras_he.errors import did_you_mean, invalid
-from keras_he.initialize_model.plan import Plan, Request, make_plan
+from keras_he.initialize_model.plan import make_plan
 from keras_he.initialize_model.planned_variable import PlannedVariable, Settings, seed_of
+from keras_he.initialize_model.records import Plan, Request
 from keras_he.initialize_model.write import apply, assignments, reproduced
 from keras_he.notes import Note
 from keras_he.passes.forward import watched

@@ -6,29 +6,28 @@ only writer is `write`.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 
 from keras_he.backend.framework import framework
 from keras_he.errors import KerasHeError, NotMeasurable
+from keras_he.initialize_model.gradient import measure_gradient
 from keras_he.initialize_model.measure import Measurement
-from keras_he.initialize_model.planned_variable import PlannedVariable, Settings, seed_of
+from keras_he.initialize_model.planned_variable import PlannedVariable, seed_of
+from keras_he.initialize_model.records import Pass, Plan, Request
 from keras_he.initialize_model.verify import Verification, backward_moments
 from keras_he.layers.kinds import has_fixed_threshold
 from keras_he.layers.path_patterns import selected
 from keras_he.layers.variables import remade_value, variables
 from keras_he.layers.walk import Place, layer_paths, not_built, random_layers
-from keras_he.notes import NO_NOTE, Note
-from keras_he.passes.backward import extremes
+from keras_he.notes import NO_NOTE, Note, listed
 from keras_he.passes.forward import forward
 from keras_he.passes.model_checks import Progress
 from keras_he.passes.moving_statistics import MovingStatistics, initial
 from keras_he.passes.preceding_activation import is_rectifier
-from keras_he.passes.recurrent import cells
 from keras_he.passes.tensor_origins import Trace, branch_factors
-from keras_he.reports.data import GRADIENT_LIMIT, NOT_REACHED
+from keras_he.reports.data import NOT_REACHED
 from keras_he.theory.standard_deviation import standard_deviation
 
 # By which the second moment of a trunk may grow: 4, or half as much again as sums of independent
@@ -36,59 +35,6 @@ from keras_he.theory.standard_deviation import standard_deviation
 _STEADY, _PER_SUM = 4.0, 1.5
 _ROUNDS, _UNEVEN = 3, 0.1  # of passes for layers of several calls, and the logarithm they may miss
 _NOT_SELECTED = Note("not-selected", "not selected")
-
-
-@dataclass
-class Plan:
-    """The records of a model's variables, and what the pass noticed.
-
-    Attributes:
-        settings: Law and mode of the kernels.
-        variables: The records.
-        notes: What a user should know.
-        random_layers: Layers that drew random numbers, which differ between backends.
-        chain: The kernels in order, where the signal takes one way through all of them.
-        trunk: Decades that the residual trunk grows by, `None` without sums or verification.
-        drawn: Final values of kernels that were needed before the model is written.
-    """
-
-    settings: Settings
-    variables: list[PlannedVariable]
-    notes: list[Note] = field(default_factory=list)
-    random_layers: list[str] = field(default_factory=list)
-    chain: list[PlannedVariable] = field(default_factory=list)
-    trunk: float | None = None
-    drawn: dict[int, Any] = field(default_factory=dict)
-
-    def final(self, one: PlannedVariable) -> Any:
-        """Returns the values that a variable gets, `None` of one that is left."""
-        if one.is_set and one.gain is not None:
-            known = self.drawn.get(id(one))
-            return one.draw(self.settings, one.gain) if known is None else known
-        return None if one.left else one.value
-
-
-class Request(NamedTuple):
-    """What a plan is asked for: the arguments of `initialize` of these names, checked."""
-
-    settings: Settings
-    seed: int
-    measures: bool
-    residual: str | None
-    statistics: str
-    backward: bool
-    only: Any
-    skip: Any
-
-
-class _Pass(NamedTuple):
-    """The arguments that all passes over a model share."""
-
-    model: Any
-    inputs: Any
-    paths: dict[int, str]
-    seed: int
-    progress: Progress
 
 
 def make_plan(
@@ -105,7 +51,7 @@ def make_plan(
     plan.notes += not_built(survey)
     if batch is not None:
         inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, batch)
-        given = _Pass(model, inputs, layer_paths(survey), pass_seed, progress)
+        given = Pass(model, inputs, layer_paths(survey), pass_seed, progress)
         try:
             _measure(plan, given, request)
         except KerasHeError as error:
@@ -147,7 +93,7 @@ def _select(found: Sequence[PlannedVariable], request: Request) -> None:
         one.layout = framework.layout_of(one.variable)
 
 
-def _measure(plan: Plan, given: _Pass, request: Request) -> None:
+def _measure(plan: Plan, given: Pass, request: Request) -> None:
     """Runs the pass that measures; again, where it finds sums whose branches are to be scaled.
 
     Likewise, where layers are called several times and miss the target over their calls.
@@ -206,7 +152,7 @@ def _gains_of_calls(found: Sequence[PlannedVariable]) -> dict[int, float]:
 
 def _measuring_pass(
     plan: Plan,
-    given: _Pass,
+    given: Pass,
     state: Sequence[tuple[Any, Any]],
     factors: dict[int, float],
     measures: bool,
@@ -226,7 +172,7 @@ def _measuring_pass(
     return watcher
 
 
-def _verify(plan: Plan, given: _Pass, request: Request) -> None:
+def _verify(plan: Plan, given: Pass, request: Request) -> None:
     """Measures the model as it will be, and sets the moving statistics that it will have."""
     seen = _verifying_pass(plan, given, training=True)
     trace = seen.trace
@@ -247,11 +193,11 @@ def _verify(plan: Plan, given: _Pass, request: Request) -> None:
         one.moments = seen.moments.get(id(one.variable), [])
         one.inference = inference.moments.get(id(one.variable), [])
     if request.backward and framework.takes_gradients:
-        _measure_gradient(plan, given, seen)
+        measure_gradient(plan, given, _final_state(plan, batch=True), seen)
 
 
 def _verifying_pass(
-    plan: Plan, given: _Pass, *, training: bool, always: bool = False
+    plan: Plan, given: Pass, *, training: bool, always: bool = False
 ) -> Verification:
     scope = keras.StatelessScope(state_mapping=_final_state(plan, batch=training or always))
     tensors = keras.tree.flatten(given.inputs)
@@ -260,71 +206,6 @@ def _verifying_pass(
     )
     forward(given.model, given.inputs, scope, watcher, given.seed, training=training)
     return watcher
-
-
-def _measure_gradient(plan: Plan, given: _Pass, verified: Verification) -> None:
-    """Measures the gradient of a random output by the pre-activations."""
-    state, shapes = _final_state(plan, batch=True), verified.calls
-    try:
-        moments = backward_moments(
-            given.model, given.inputs, state, shapes, given.seed, verified.hidden
-        )
-    except Exception as error:  # layers of the user's own, which may not be differentiable
-        text = f"the gradient could not be measured: {type(error).__name__}: {str(error)[:200]}"
-        plan.notes.append(Note("gradient-unknown", text))
-        return
-    last = {id(one.layer): one for one in plan.variables if one.moments}
-    for layer in verified.called.values():
-        if isinstance(layer, keras.layers.RNN):
-            for one in plan.variables:
-                if one.moments and one.layer in cells(layer):
-                    last[id(layer)] = one
-    for key, each in moments.items():
-        if key in last:
-            last[key].gradient = each[0]
-    samples = max(len(one) for one in keras.tree.flatten(given.inputs))
-    seen = [(last[key], moments[key], shapes[key]) for key in moments if key in last]
-    seen.sort(key=lambda each: each[0].order or 0)
-    energies = [
-        sum(moment * math.prod(shape) for moment, shape in zip(found, sizes, strict=True)) / samples
-        for _, found, sizes in seen
-    ]
-    paths = [one.path for one, _, _ in seen]
-    plan.notes += _gradient_notes(paths, energies, _zero_factors(plan))
-
-
-def _zero_factors(plan: Plan) -> list[str]:
-    """Returns the paths of variables by which a model stops the gradient on purpose, being 0."""
-    others = [one for one in plan.variables if not one.is_set and one.role != "statistic"]
-    return [
-        one.path for one in others if one.name not in ("beta", "bias") and _is_zero_float(one)
-    ]
-
-
-def _is_zero_float(one: PlannedVariable) -> bool:
-    is_float = keras.backend.is_float_dtype(one.variable.dtype)
-    return is_float and one.value_range == (0.0, 0.0)
-
-
-def _gradient_notes(
-    paths: Sequence[str], energies: Sequence[float], zero_factors: Sequence[str]
-) -> Iterator[Note]:
-    """Yields notes about a gradient that vanishes, explodes or is zero on its way back."""
-    zeros = sum(one == 0.0 for one in energies)
-    if zeros:
-        text = f"the gradient is zero at {zeros} of {len(energies)} kernels"
-        if zero_factors:
-            text += f", and {_listed(zero_factors)} are zero by design"
-        yield Note("zero-by-design" if zero_factors else "zero-gradient", text)
-    for one in extremes(energies, GRADIENT_LIMIT):
-        text = (
-            f"{one.verdict} gradient: its squared length is {energies[one.largest]:.3g} at "
-            f"{paths[one.largest]}, but at most {energies[one.best]:.3g} "
-            f"{'before' if one.verdict == 'vanishing' else 'from'} {paths[one.culprit]}"
-            f"{'' if one.verdict == 'vanishing' else ' on'}; the activations there or their number "
-            "are the cause, which no kernel of the right size mends"
-        )
-        yield Note("gradient", text)
 
 
 def _initial_statistics(plan: Plan) -> None:
@@ -348,7 +229,7 @@ def _chain(plan: Plan) -> list[PlannedVariable]:
     return chain if alone else []
 
 
-def _take_to_mode(plan: Plan, given: _Pass) -> None:
+def _take_to_mode(plan: Plan, given: Pass) -> None:
     """Changes measured gains to the mode: by the fans, or by the gradient that was measured.
 
     Along a chain of rectifiers a kernel that keeps the signal changes the gradient's second moment
@@ -423,7 +304,7 @@ def _forward_state(plan: Plan) -> list[tuple[Any, Any]]:
 
 
 def _final_state(plan: Plan, *, batch: bool) -> list[tuple[Any, Any]]:
-    """Returns what the variables will hold; moving statistics are 0 where those of a batch count."""
+    """Returns what the variables will hold; moving statistics are 0 if those of a batch count."""
     state = []
     for one in plan.variables:
         if one.role == "statistic" and not one.left and batch:
@@ -444,7 +325,7 @@ def _merges(trace: Trace) -> list[Note]:
         counts = ", ".join(f"{count} {name}" for name, count in sorted(trace.left.items()))
         notes.append(Note("merges", f"merges whose branches are not scaled: {counts}"))
     if trace.hidden:
-        where = _listed(trace.hidden)
+        where = listed(trace.hidden)
         text = f"not seen: sums of the layers inside {where}; they are not scaled"
         notes.append(Note("unseen-layers", text))
     return notes
@@ -460,13 +341,6 @@ def _growing_trunks(trace: Trace) -> Iterator[Note]:
                 "branches have a mean, or add the trunk itself, which no kernel can scale"
             )
             yield Note("growing-trunk", text)
-
-
-def _listed(names: Sequence[str]) -> str:
-    """Returns the first names, and how many more there are."""
-    different = list(dict.fromkeys(names))
-    more = f" and {len(different) - 8} more" if len(different) > 8 else ""
-    return ", ".join(different[:8]) + more
 
 
 def _batch_statistics(found: Sequence[PlannedVariable], statistics: MovingStatistics) -> None:

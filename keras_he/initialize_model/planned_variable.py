@@ -12,7 +12,6 @@ from keras_he.layers.variables import ModelVariable
 from keras_he.sampling.laws import LawName
 from keras_he.theory.standard_deviation import Mode
 
-
 JOINTLY = "measured with its layer"  # the rule of kernels whose pre-activations cannot be observed
 
 

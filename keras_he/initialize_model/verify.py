@@ -124,8 +124,10 @@ class Verification(OriginWatcher):
 
     def _offset(self, call: LayerCall) -> Any:
         """Returns what a layer returns without its kernels: its own input."""
-        values = [(one.variable, self._scope.get_current_value(one.variable)) for one in call.kernels]
-        for variable, value in values:
+        values = [
+            (one.variable, self._scope.get_current_value(one.variable)) for one in call.kernels
+        ]
+        for variable, _ in values:
             self._scope.add_update((variable, keras.ops.zeros_like(variable.value)))
         found = float_tensors(call.run())
         for variable, value in values:
@@ -134,7 +136,7 @@ class Verification(OriginWatcher):
 
 
 def shown(kernels: Sequence[PlannedVariable]) -> PlannedVariable:
-    """Returns the kernel beside which a report shows the figure of several: the last that set it."""
+    """Returns the kernel beside which the figure of several stands: the last that set it."""
     measured = [one for one in kernels if one.rule.startswith("measured")]
     return (measured or list(kernels))[-1]
 
@@ -157,5 +159,7 @@ def backward_moments(
         hidden: The identities of layers whose outputs take the place of pre-activations.
         seed: Seed of the output, a sum of all outputs weighted by standard normal draws.
     """
-    found = backward(model, inputs, shapes, random_direction(seed), seed, state=state, hidden=hidden)
+    found = backward(
+        model, inputs, shapes, random_direction(seed), seed, state=state, hidden=hidden
+    )
     return {key: second_moments(each) for key, each in found.activations.items()}

@@ -7,8 +7,8 @@ from typing import Any
 
 import keras
 
-from keras_he.initialize_model.plan import Plan
 from keras_he.initialize_model.planned_variable import PlannedVariable
+from keras_he.initialize_model.records import Plan
 from keras_he.notes import Note
 
 Assignment = tuple[Any, str, Any]  # a layer, an attribute, and the initializer that it gets

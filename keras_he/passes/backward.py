@@ -132,7 +132,9 @@ def backward(
         for (key, _), value in zip(keys, values[count:], strict=True):
             zeros.setdefault(key, []).append(value)
         scope = keras.StatelessScope(state_mapping=mapping)
-        outputs = forward(model, inputs, scope, _Zeros(zeros, progress, hidden), seed, differentiable=True)
+        outputs = forward(
+            model, inputs, scope, _Zeros(zeros, progress, hidden), seed, differentiable=True
+        )
         return loss(outputs)
 
     values = [keras.ops.convert_to_tensor(one.value) for one in variables]

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 
 from keras_he.backend.keras_private import attributes, layers_inside, shadowed
-from keras_he.backend.tensors import float_tensors, mean_square
+from keras_he.backend.tensors import mean_square
 from keras_he.passes.kernel_watcher import LayerCall
 
 ALL_STEPS = 128  # of a sequence that are run at most
@@ -28,9 +28,9 @@ def cells(layer: keras.layers.RNN) -> list[Any]:
 def cell_moments(call: LayerCall, steps: int = ALL_STEPS) -> list[float]:
     """Returns, for each cell, the second moment of what its activations are given.
 
-    It is the mean over the activations (of gates, of a candidate, of a cell state), over the steps
-    and over the samples. Of a cell without an attribute that holds an activation it is that of the
-    outputs of each step.
+    It is the mean over the activations (of gates, of a candidate), over the steps and over the
+    samples. What becomes a state, as that of an LSTM, does not count. Of a cell without an
+    attribute that holds an activation it is that of the outputs of each step.
 
     Args:
         call: A call of a recurrent layer. Nothing is written.
@@ -46,14 +46,19 @@ def cell_moments(call: LayerCall, steps: int = ALL_STEPS) -> list[float]:
     takes_training = "training" in inspect.signature(type(layer.cell).call).parameters
     keywords = {"training": bool(call.kwargs.get("training"))} if takes_training else {}
     inner = cells(layer)
+    given_to: list[list[Any]] = [[] for _ in inner]  # values of one step
     seen: list[list[float]] = [[] for _ in inner]
     outputs: list[float] = []
     with ExitStack() as stack:
-        for cell, moments in zip(inner, seen, strict=True):
-            stack.enter_context(shadowed(_recorders(cell, moments)))
+        for cell, values in zip(inner, given_to, strict=True):
+            stack.enter_context(shadowed(_recorders(cell, values)))
         for value in keras.ops.unstack(sequence[:, :steps], axis=1):
             output, states = layer.cell(value, states, **keywords)
             outputs.append(mean_square(keras.tree.flatten(output)[0]))
+            made = set(map(id, keras.tree.flatten(states)))
+            for values, moments in zip(given_to, seen, strict=True):
+                moments += [mean_square(one) for one in values if id(one) not in made]
+                values.clear()
     _forget_masks(inner)
     return [_mean(moments or outputs) for moments in seen]
 
@@ -69,12 +74,12 @@ def _states(layer: Any, given: Any, samples: int) -> Any:
     )
 
 
-def _recorders(cell: Any, moments: list[float]) -> Iterator[tuple[Any, str, Any]]:
+def _recorders(cell: Any, values: list[Any]) -> Iterator[tuple[Any, str, Any]]:
     """Yields what shadows the activations of a cell, and of the layers inside it."""
 
     def recorder(activation: Any) -> Any:
         def recorded(value: Any, *args: Any, **kwargs: Any) -> Any:
-            moments.append(mean_square(value))
+            values.append(value)
             return activation(value, *args, **kwargs)
 
         return recorded

@@ -89,9 +89,10 @@ class Row:
         left: Why it was left unchanged, or not observed; empty otherwise. `left.kind` tells a
             program.
         moments: Second moment (mean of the squares) of the pre-activation at each call of the
-            layer, in training mode; after `initialize` without the bias, in an audit with it. Of several kernels whose pre-activations
-            cannot be observed, the last that sets the size has that of what their layer returns, or
-            adds to its own input. A recurrent cell has the mean over what its activations are given.
+            layer, in training mode; after `initialize` without the bias, in an audit with it. Of
+            several kernels whose pre-activations cannot be observed, the last that sets the size
+            has that of what their layer returns, or adds to its own input. A recurrent cell has the
+            mean over what its activations are given.
         inference: After `initialize`, the same in inference mode, with the moving statistics that
             the model has then.
         target: The intended second moment; below 1 for the last kernel before a residual sum.
@@ -140,7 +141,11 @@ def ratios(rows: Iterable[Row], name: str = "moments") -> list[float]:
         name: `"moments"`, or `"inference"`.
     """
     return [
-        moment / row.target for row in rows if not row.left for moment in getattr(row, name) if moment
+        moment / row.target
+        for row in rows
+        if not row.left
+        for moment in getattr(row, name)
+        if moment
     ]
 
 

@@ -146,7 +146,9 @@ class Squashed(layers.Dense):
 def test_a_layer_that_is_not_linear_in_its_kernel_is_solved(position):
     kinds = [layers.Dense] * 3
     kinds[position] = Squared
-    model = keras.Sequential([keras.Input((16,)), *(kind(64, name=f"d{n}") for n, kind in enumerate(kinds))])
+    model = keras.Sequential(
+        [keras.Input((16,)), *(kind(64, name=f"d{n}") for n, kind in enumerate(kinds))]
+    )
     batch = np.random.default_rng(0).normal(size=(64, 16)).astype("float32")
     report = keras_he.initialize(model, batch, seed=1)
     report.check()
@@ -160,11 +162,15 @@ def test_a_layer_that_is_not_linear_in_its_kernel_is_solved(position):
 def test_a_layer_that_cannot_reach_its_target_is_told_first(position):
     kinds = [layers.Dense] * 3
     kinds[position] = Squashed
-    model = keras.Sequential([keras.Input((16,)), *(kind(64, name=f"d{n}") for n, kind in enumerate(kinds))])
+    model = keras.Sequential(
+        [keras.Input((16,)), *(kind(64, name=f"d{n}") for n, kind in enumerate(kinds))]
+    )
     report = keras_he.initialize(model, seed=1)
     # tanh of a standard normal number has the second moment 0.394.
     assert report.rows[2 * position].moments[0] == pytest.approx(0.394, rel=0.1)
-    assert f"the signal is not kept at 1 of them, most at d{position}/kernel" in " ".join(str(report).split("kernel ")[0].split())
+    assert f"the signal is not kept at 1 of them, most at d{position}/kernel" in " ".join(
+        str(report).split("kernel ")[0].split()
+    )
     with pytest.raises(keras_he.KerasHeError, match="forward spread"):
         report.check()
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
@@ -18,6 +18,7 @@ from keras_he.audit_model.subject import Subject
 from keras_he.audit_model.verdicts import checked_thresholds, in_order
 from keras_he.backend.framework import framework
 from keras_he.backend.keras_private import layers_inside
+from keras_he.backend.randomness import randomness
 from keras_he.backend.tensors import float_tensors, second_moments
 from keras_he.errors import invalid
 from keras_he.layers.kinds import is_normalisation
@@ -25,7 +26,7 @@ from keras_he.layers.variables import variables
 from keras_he.layers.walk import Place, layer_paths, not_built, random_layers
 from keras_he.notes import NO_NOTE, Note
 from keras_he.passes.backward import backward
-from keras_he.passes.forward import forward, watched
+from keras_he.passes.forward import forward, holders, watched
 from keras_he.passes.inputs import first_samples
 from keras_he.passes.losses import Loss, averaged, check_loss, read_loss
 from keras_he.passes.model_checks import Progress, check_model, survey_of
@@ -105,10 +106,42 @@ def audit(
     taken, of_targets = read_loss(loss, _SEED)
     batch, wanted = first_samples(model, data, _SEED, targets=of_targets)
     survey = survey_of(model, batch)
-    inputs, targets = keras.tree.map_structure(_as_tensor, (batch, wanted if of_targets else None))
-    if of_targets:
-        taken = averaged(partial(taken, targets))
-    progress = Progress((1 + backward) * len(watched(model)))
+    with randomness(_SEED, holders(model), writes=True):
+        return _audited(
+            model,
+            survey,
+            (batch, wanted if of_targets else None),
+            _Request(data, loss is not None, of_targets, backward, limits),
+            taken,
+        )
+
+
+class _Request(NamedTuple):
+    """What an audit is asked for: the arguments of `audit`, checked.
+
+    Attributes:
+        data: The data, which remedies name.
+        has_loss: Whether a loss was given.
+        of_targets: Whether it takes targets.
+        backward: Whether to measure the gradient.
+        limits: The thresholds.
+    """
+
+    data: Any
+    has_loss: bool
+    of_targets: bool
+    backward: bool
+    limits: dict[str, float]
+
+
+def _audited(
+    model: Any, survey: Sequence[Place], samples: tuple[Any, Any], request: _Request, loss: Any
+) -> AuditReport:
+    """Returns the report of a model that is built, on a batch and its targets."""
+    inputs, targets = keras.tree.map_structure(_as_tensor, samples)
+    if request.of_targets:
+        loss = averaged(partial(loss, targets))
+    progress = Progress((1 + request.backward) * len(watched(model)))
     found = variables(model, survey, ObservedVariable)
     tensors = keras.tree.flatten(inputs)
     watcher = Observation(found, tensors, layer_paths(survey), progress.step)
@@ -116,10 +149,10 @@ def audit(
     given, returned = second_moments(inputs), second_moments(outputs)
     finite_batch = math.isfinite(sum(given + second_moments(targets)))
     kernels = _kernels(watcher, outputs)
-    if backward and returned:
-        if loss is not None:
-            check_loss(taken, outputs)
-        _look_back(model, inputs, watcher, kernels, taken, progress)
+    if request.backward and returned:
+        if request.has_loss:
+            check_loss(loss, outputs)
+        _look_back(model, inputs, watcher, kernels, loss, progress)
     else:
         progress.close()
     subject = Subject(
@@ -130,9 +163,9 @@ def audit(
         single=_samples(inputs) == 1 and _normalises_batches(model),
         trained=_steps(model) > 0,
         runs=watcher.trace.runs,
-        data=_written(data, of_targets),
-        cleaned=_cleaned(data),
-        thresholds=limits,
+        data=_written(request.data, request.of_targets),
+        cleaned=_cleaned(request.data),
+        thresholds=request.limits,
     )
     change = None
     if any(given) and returned:

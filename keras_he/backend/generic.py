@@ -99,24 +99,22 @@ class Framework:
         return float(keras.ops.convert_to_numpy(keras.ops.sum(keras.ops.square(tensor))))
 
     @contextmanager
-    def apart(self, seed: int | None = None, *, gradients: bool = False) -> Iterator[None]:
-        """Runs eager code that leaves no trace in PyTorch: no gradients, no use of its generator.
+    def apart(self, *, gradients: bool = False) -> Iterator[None]:
+        """Runs eager code in which PyTorch records gradients only if asked.
 
-        PyTorch's generator is moved past any seed generator: by Keras' Dropout on PyTorch, and by
-        a `DataLoader` on every backend. Other frameworks record nothing unasked.
-
-        Args:
-            seed: Seed of that generator inside; `None` keeps its state.
-            gradients: Whether gradients are recorded.
+        Other frameworks record nothing unasked. Outputs of PyTorch may come on every backend: a
+        `DataLoader` gives them.
         """
         torch = sys.modules.get("torch")
         if torch is None:
             yield
             return
-        with torch.set_grad_enabled(gradients), torch.random.fork_rng():
-            if seed is not None:
-                torch.manual_seed(seed)
+        with torch.set_grad_enabled(gradients):
             yield
+
+    def functions_in_python(self) -> AbstractContextManager[Any]:
+        """Returns the context in which functions that would be compiled run as Python code."""
+        return nullcontext()
 
     def gradients(self, function: Callable[[list[Any]], Any], values: list[Any]) -> list[Any]:
         """Returns the gradients of `function(values)`, a number, by each of the values.

@@ -18,6 +18,11 @@ newest and the nightly one: 3.12.4, 3.15.1 and 3.16.0.dev2026102704.
 | `Variable.__init__`, `Variable.assign` | which variable is initialized, or assigned | all |
 | `VarianceScaling(input_axes=)` | whether initializers are told the axes of einsum kernels | all |
 | `ALL_OBJECTS_DICT` | strings, where `keras.initializers.get` knows no custom ones | nightly |
+| `SeedGenerator.next` | which generator is used, and when first | all |
+| `global_seed_generator` | the generator that Keras draws from without a seed | all |
+| `random_seed.get_seed` | operations of TensorFlow that draw without a state | all |
+| `context()._seed`, `context()._rng` | the seed of TensorFlow, and how far it was used | all |
+| `global_generator` | the generator of TensorFlow, if there is one | all |
 | `config.json`, `metadata.json` | the parts of a .keras file | all |
 | `model_config`, `keras_version` | the attributes of an .h5 file | all |
 | messages of `load_model` | why a file does not load | all |
@@ -27,10 +32,12 @@ The command line looks at files before Keras is imported, so Keras is imported w
 
 import inspect
 import json
+import sys
+import threading
 import zipfile
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -192,6 +199,87 @@ def wrap_variables(**wrappers: Callable[[Callable[..., Any]], Any]) -> Callable[
                 setattr(keras.Variable, name, method)
 
     return unwrap
+
+
+@contextmanager
+def keras_seeds(before: Callable[[Any], None]) -> Iterator[None]:
+    """Calls a function with each `keras.random.SeedGenerator` before a seed is drawn from it."""
+    import keras
+
+    classes: list[type] = [keras.random.SeedGenerator]
+    for cls in classes:
+        classes += cls.__subclasses__()
+    own = [(cls, vars(cls)["next"]) for cls in dict.fromkeys(classes) if "next" in vars(cls)]
+
+    def told(method: Callable[..., Any]) -> Callable[..., Any]:
+        original = inspect.unwrap(method)  # past a block outside of this one
+
+        @wraps(original)
+        def drawn(generator: Any, *args: Any, **kwargs: Any) -> Any:
+            before(generator)
+            return original(generator, *args, **kwargs)
+
+        return drawn
+
+    try:
+        for cls, method in own:
+            cls.next = told(method)  # type: ignore[attr-defined]
+        yield
+    finally:
+        for cls, method in own:
+            cls.next = method  # type: ignore[attr-defined]
+
+
+@contextmanager
+def without_new_global_generator() -> Iterator[None]:
+    """Takes away the generator that Keras draws from without a seed, if the block made one."""
+    from keras.src.backend.common import global_state
+
+    known = global_state.get_global_attribute("global_seed_generator")
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute("global_seed_generator", known)
+
+
+@contextmanager
+def tensorflow_seeds(seed: int) -> Iterator[None]:
+    """Sets TensorFlow's seed, if it is imported, and puts it back.
+
+    The seed is set where this thread asks for one first. TensorFlow forgets the states of its
+    operations then, which nothing can put back: an operation with a seed of its own starts again.
+    Generators that are made in the block get the seed, where they would get one by chance.
+    """
+    prefix = "tensorflow.python"
+    seeds: Any = sys.modules.get(f"{prefix}.framework.random_seed")
+    generators: Any = sys.modules.get(f"{prefix}.ops.stateful_random_ops")
+    if seeds is None or generators is None:
+        yield
+        return
+    context = sys.modules[f"{prefix}.eager.context"].context()
+    get_seed, known = seeds.get_seed, generators.global_generator
+    by_chance = vars(generators.Generator)["from_non_deterministic_state"]
+    before: list[tuple[Any, Any]] = []
+    thread = threading.get_ident()
+    original = inspect.unwrap(get_seed)  # past a block outside of this one
+
+    @wraps(original)
+    def seeded(op_seed: Any) -> Any:
+        if not before and threading.get_ident() == thread:
+            before.append((context._seed, getattr(context, "_rng", None)))
+            context._set_global_seed(seed)
+        return original(op_seed)
+
+    try:
+        seeds.get_seed = seeded
+        made = partial(generators.Generator.from_seed, seed)
+        generators.Generator.from_non_deterministic_state = made
+        yield
+    finally:
+        seeds.get_seed, generators.global_generator = get_seed, known
+        generators.Generator.from_non_deterministic_state = by_chance
+        if before:
+            context._seed, context._rng = before[0]
 
 
 def tells_axes() -> bool:

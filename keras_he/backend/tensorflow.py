@@ -7,7 +7,8 @@ nobody has seen yet.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,16 @@ class TensorFlow(Framework):
     def sum_of_squares(self, tensor: Any) -> float:
         """Returns the sum of squares, in one pass and without the squares in memory."""
         return 2.0 * float(tf.nn.l2_loss(tensor))
+
+    @contextmanager
+    def functions_in_python(self) -> Iterator[None]:
+        """Runs the code of each `tf.function`, whose graph keeps random states of its own."""
+        before = tf.config.functions_run_eagerly()
+        tf.config.run_functions_eagerly(True)
+        try:
+            yield
+        finally:
+            tf.config.run_functions_eagerly(before)
 
     def gradients(self, function: Callable[[list[Any]], Any], values: list[Any]) -> list[Any]:
         """Returns the gradients of a number by tensors."""

@@ -7,13 +7,14 @@ from typing import Any, Literal
 
 import keras
 
+from keras_he.backend.randomness import randomness
 from keras_he.errors import did_you_mean, invalid
 from keras_he.initialize_model.plan import make_plan
 from keras_he.initialize_model.planned_variable import PlannedVariable, Settings, seed_of
 from keras_he.initialize_model.records import Plan, Request
 from keras_he.initialize_model.write import apply, assignments, reproduced
 from keras_he.notes import Note
-from keras_he.passes.forward import watched
+from keras_he.passes.forward import holders, watched
 from keras_he.passes.inputs import first_batch
 from keras_he.passes.model_checks import Progress, check_model, survey_of
 from keras_he.passes.preceding_activation import activation_name, preceding_moments
@@ -65,7 +66,8 @@ def initialize(
             `KaimingTruncatedNormal`. Recurrent kernels of recurrent layers are orthogonal, one
             block per gate, under every law.
         seed: An integer of at least 0. Each variable's own seed follows from it and from the
-            variable's place in the model. `None` draws a seed, which the report contains.
+            variable's place in the model, and so do the masks and the noise of the pass. `None`
+            draws a seed, which the report contains.
         residual: `"depth"` scales the last kernel of each branch that a sum adds to a residual
             trunk by `1 / sqrt(n)`, with `n` the number of sums on that trunk, and by `1 / n` if the
             branch ends in an activation, because its mean adds up; `None` scales none.
@@ -109,12 +111,14 @@ def initialize(
         raise invalid("backward", "True or False", backward)
     measures = data is not False
     batch = first_batch(model, data, batch_seed)
-    survey = survey_of(model, batch)
+    survey = survey_of(model, batch, seed_of(seed, "the first call"))
     progress = Progress((3 + backward) * len(watched(model)))
     request = Request(settings, seed, measures, residual, statistics, backward, only, skip)
-    plan = make_plan(model, survey, batch, request, progress)
-    initializers = assignments(plan)
-    report = _report(model, plan, seed, reproduced(model, plan, initializers), written=not dry_run)
+    with randomness(seed, holders(model), writes=True):
+        plan = make_plan(model, survey, batch, request, progress)
+        initializers = assignments(plan)
+        again = reproduced(model, plan, initializers)
+        report = _report(model, plan, seed, again, written=not dry_run)
     if not dry_run:
         apply(plan, initializers)
     return report

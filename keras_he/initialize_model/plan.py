@@ -88,7 +88,7 @@ def _select(found: Sequence[PlannedVariable], request: Request) -> None:
                 f'kernel out with `skip="{one.path}"`.'
             )
         if one.role == "remade" and not one.left:
-            one.value, one.rule = remade_value(one), f"{one.name}_initializer"
+            one.value, one.rule = remade_value(one, one.seed), f"{one.name}_initializer"
     for one in found:
         one.layout = framework.layout_of(one.variable)
 

@@ -5,18 +5,23 @@ and the parameters of normalisations by the initializer that the layer keeps for
 variable is left as it is, with the reason.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import keras
 
+from keras_he.backend.randomness import randomness
 from keras_he.layers.kinds import ATTENTIONS, STATISTICS, is_normalisation
 from keras_he.layers.walk import Place
 from keras_he.notes import NO_NOTE, Note
 from keras_he.theory.kernel_geometry import Fans, Geometry
 
 _TABLES = ("embed", "position", "table", "token")  # parts of names of lookup tables and positions
+# Initializers that draw nothing.
+_CONSTANT = (keras.initializers.Zeros, keras.initializers.Ones, keras.initializers.Constant)
 # One initializer attribute of these is for the kernels of several layers inside.
 _SHARING = (keras.layers.Bidirectional, *ATTENTIONS)
 
@@ -148,34 +153,69 @@ def _role(place: Place, variable: Any, name: str) -> str:
     return "unknown" if place.problem and matrix else "other"
 
 
-def remade_value(one: ModelVariable) -> Any:
-    """Returns a bias or a parameter of a normalisation as its layer makes it."""
-    make = remade_initializer(one.layer, one.name)
+def remade_value(one: ModelVariable, seed: int) -> Any:
+    """Returns a bias or a parameter of a normalisation as its layer makes it, drawn by a seed."""
+    make = remade_initializer(one.layer, one.name, seed)
     assert make is not None  # its role says so
-    values = make(one.shape, dtype=one.variable.dtype)
-    return keras.ops.convert_to_tensor(values, dtype=one.variable.dtype)
+    with drawn_by(seed, one.layer, one.name):
+        values = make(one.shape, dtype=one.variable.dtype)
+        return keras.ops.convert_to_tensor(values, dtype=one.variable.dtype)
 
 
-def remade_initializer(layer: Any, name: str) -> Callable[..., Any] | None:
-    """Returns the initializer by which a layer makes a bias or a parameter of a normalisation."""
+def remade_initializer(layer: Any, name: str, seed: int | None = None) -> Callable[..., Any] | None:
+    """Returns the initializer by which a layer makes a bias or a parameter of a normalisation.
+
+    Args:
+        layer: The layer.
+        name: The name of the variable.
+        seed: Seed of an initializer that was given none. Keras gives it one by chance.
+    """
+    found = getattr(layer, f"{name}_initializer", None)
+    if seed is not None:
+        found = _seeded(found, seed % 2**31)  # as many bits as every backend takes
     if hasattr(layer, "unit_forget_bias") and hasattr(layer, "recurrent_initializer"):
-        return lambda shape, dtype: _forget_gate_bias(layer, shape, dtype)
+        return partial(_forget_gate_bias, layer, found)
     if isinstance(layer, keras.layers.RMSNormalization):
         return keras.initializers.Ones()
-    found: Callable[..., Any] | None = getattr(layer, f"{name}_initializer", None)
     return found if callable(found) else None
 
 
-def _forget_gate_bias(cell: Any, shape: tuple[int, ...], dtype: str) -> Any:
+@contextmanager
+def drawn_by(seed: int, layer: Any, name: str) -> Iterator[None]:
+    """Sets what an initializer of a layer may draw from, and puts it back.
+
+    Args:
+        seed: An integer.
+        layer: The layer.
+        name: The name of the variable that the initializer is for.
+    """
+    initializer = getattr(layer, f"{name}_initializer", None)
+    if initializer is None or isinstance(initializer, _CONSTANT):
+        yield
+        return
+    with randomness(seed, [initializer]), keras.StatelessScope():
+        yield
+
+
+def _seeded(initializer: Any, seed: int) -> Any:
+    if not isinstance(initializer, keras.initializers.Initializer):
+        return initializer
+    config = initializer.get_config()
+    if config.get("seed", 0) is not None:
+        return initializer
+    return type(initializer).from_config({**config, "seed": seed})
+
+
+def _forget_gate_bias(cell: Any, initializer: Any, shape: tuple[int, ...], dtype: str) -> Any:
     """Returns an LSTM's bias: with `unit_forget_bias` it is 1 for the second of the four gates."""
     if not cell.unit_forget_bias:
-        return cell.bias_initializer(shape, dtype=dtype)
+        return initializer(shape, dtype=dtype)
     units = shape[0] // 4
     return keras.ops.concatenate(
         [
-            cell.bias_initializer((units,), dtype=dtype),
+            initializer((units,), dtype=dtype),
             keras.ops.ones((units,), dtype=dtype),
-            cell.bias_initializer((2 * units,), dtype=dtype),
+            initializer((2 * units,), dtype=dtype),
         ]
     )
 

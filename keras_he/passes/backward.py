@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import keras
 
 from keras_he.backend.framework import framework
+from keras_he.backend.randomness import randomness
 from keras_he.passes.forward import forward
 from keras_he.passes.kernel_watcher import KernelWatcher, LayerCall
 from keras_he.passes.losses import Loss
@@ -117,7 +118,7 @@ def backward(
         inputs: What it is called with.
         shapes: By the identity of a layer, the shapes of its pre-activations, call by call.
         loss: A function from the model's outputs to a number.
-        seed: Seed of PyTorch's generator during the pass.
+        seed: Seed of all random numbers during the pass.
         state: What variables hold in place of their own values.
         variables: Variables by which the gradient is taken too.
         progress: Called after each layer.
@@ -132,10 +133,10 @@ def backward(
         for (key, _), value in zip(keys, values[count:], strict=True):
             zeros.setdefault(key, []).append(value)
         scope = keras.StatelessScope(state_mapping=mapping)
-        outputs = forward(
-            model, inputs, scope, _Zeros(zeros, progress, hidden), seed, differentiable=True
-        )
-        return loss(outputs)
+        watcher = _Zeros(zeros, progress, hidden)
+        outputs = forward(model, inputs, scope, watcher, seed, differentiable=True)
+        with randomness(seed), keras.StatelessScope():
+            return loss(outputs)
 
     values = [keras.ops.convert_to_tensor(one.value) for one in variables]
     values += [keras.ops.zeros(shape) for _, shape in keys]

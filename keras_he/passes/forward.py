@@ -3,8 +3,10 @@
 Hooks are attributes of the layer objects, `call` and `activation`, which shadow those of the class
 during the pass. A hook on `layer.__call__` would miss calls, because `TimeDistributed` calls
 `layer.call`. The pass runs inside `keras.StatelessScope`, so on every backend no variable, moving
-statistic or seed of the model is written. On some backends recurrent cells run in scans and fused
-kernels, where hooks see no values, so cells are not watched on any backend.
+statistic or seed of the model is written. Whatever a layer may draw random numbers from is set from
+the seed of the pass, and put back, so that two passes draw the same. On some backends recurrent
+cells run in scans and fused kernels, where hooks see no values, so cells are not watched on any
+backend.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,6 +18,7 @@ import keras
 
 from keras_he.backend.framework import framework
 from keras_he.backend.keras_private import layers_inside, operations, own_activations, shadowed
+from keras_he.backend.randomness import randomness
 from keras_he.backend.tensors import eager_floats
 from keras_he.errors import KerasHeError, NotEager
 from keras_he.passes.kernel_watcher import KernelWatcher, LayerCall
@@ -38,7 +41,7 @@ def forward(
         batch: The inputs of the model.
         scope: Holds the values of variables during the pass, and the updates of the pass.
         watcher: Called in place of the `call` and the `activation` of the model and its layers.
-        seed: Seed of PyTorch's generator during the pass.
+        seed: Seed of all random numbers during the pass.
         training: Whether the model runs in training mode.
         differentiable: Whether the pass is differentiated; on JAX its values are symbolic then.
 
@@ -50,7 +53,9 @@ def forward(
     activations = own_activations(layers)
     hooks = _hooks(layers, activations, watcher, raised, differentiable)
     with ExitStack() as stack:
-        stack.enter_context(framework.apart(seed, gradients=differentiable))
+        stack.enter_context(framework.apart(gradients=differentiable))
+        stack.enter_context(framework.functions_in_python())
+        stack.enter_context(randomness(seed, holders(model)))
         stack.enter_context(shadowed(hooks))
         stack.enter_context(scope)
         try:
@@ -69,6 +74,12 @@ def watched(model: Any) -> list[Any]:
         if isinstance(layer, keras.Model):
             for one in operations(layer):
                 found[id(one)] = one
+    return list(found.values())
+
+
+def holders(model: Any) -> list[Any]:
+    """Returns what may hold generators: a model, all layers inside it, and its operations."""
+    found = {id(one): one for one in [*layers_inside(model), *watched(model)]}
     return list(found.values())
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from keras_he.backend.framework import framework
 from keras_he.backend.keras_private import layers_inside
+from keras_he.backend.randomness import randomness
 from keras_he.backend.tensors import to_array
 from keras_he.errors import InvalidArgument, KerasHeError, invalid
 from keras_he.sampling.stream import draw
@@ -45,7 +46,7 @@ def first_samples(model: Any, data: Any, seed: int, *, targets: bool = False) ->
         data: An array, or a dict, list or tuple of arrays, as the model takes them, of which at
             most 256 samples count; a `tf.data.Dataset`, a PyTorch `DataLoader` or a
             `keras.utils.PyDataset`; or `None`.
-        seed: Seed of the synthetic batch.
+        seed: Seed of the synthetic batch, and of a dataset that draws or shuffles.
         targets: Whether there must be targets: from a dataset, or as `data=(inputs, targets)`.
 
     Raises:
@@ -62,7 +63,7 @@ def first_samples(model: Any, data: Any, seed: int, *, targets: bool = False) ->
             data,
             "Take the batch yourself: `data=next(it)`, with the inputs only.",
         )
-    batch, wanted = _of_dataset(data), None
+    batch, wanted = _of_dataset(data, seed), None
     if batch is None:
         pair = (data, None)
         if targets:
@@ -83,11 +84,11 @@ def first_samples(model: Any, data: Any, seed: int, *, targets: bool = False) ->
     return batch, wanted
 
 
-def _of_dataset(data: Any) -> Any:
+def _of_dataset(data: Any, seed: int) -> Any:
     """Returns the first batch of a dataset, as a tuple with the inputs first, or `None`."""
     if keras.ops.is_tensor(data) or isinstance(data, (np.ndarray, Mapping, list, tuple)):
         return None
-    with framework.apart():  # a shuffling DataLoader moves PyTorch's generator
+    with framework.apart(), randomness(seed, [data], writes=True):
         if isinstance(data, keras.utils.PyDataset):
             batch = data[0]
         elif hasattr(data, "__iter__") and not hasattr(data, "__array__"):

@@ -1,6 +1,7 @@
 """Before a pass: whether a model can be measured, its layers, and the bar that shows progress."""
 
 import time
+from contextlib import AbstractContextManager
 from typing import Any
 
 import keras
@@ -8,6 +9,7 @@ import keras
 from keras_he.backend.foreign import hint
 from keras_he.backend.framework import framework
 from keras_he.backend.keras_private import layers_inside
+from keras_he.backend.randomness import randomness, torch_generators_kept
 from keras_he.errors import invalid
 from keras_he.layers.walk import Place, places
 
@@ -22,16 +24,28 @@ def check_model(model: Any) -> None:
         raise invalid("model", "looked at in eager code, not in a compiled function", model)
 
 
-def survey_of(model: Any, batch: Any) -> list[Place]:
-    """Returns the places of a model, which is built first if it is not built."""
+def survey_of(model: Any, batch: Any, seed: int | None = None) -> list[Place]:
+    """Returns the places of a model, which is built first if it is not built.
+
+    Args:
+        model: The model.
+        batch: What an unbuilt model is called with.
+        seed: Seed of whatever that call draws. `None` draws from the generators of the process, as
+            the first call of a model does: models that an audit builds do not get equal weights.
+    """
     if not any(map(_lacks_weights, layers_inside(model))):
         return list(places(model))
     if batch is not None:
-        with framework.apart():
+        drawn = torch_generators_kept() if seed is None else _seeded(model, seed)
+        with framework.apart(), drawn:
             model(keras.tree.map_structure(keras.ops.convert_to_tensor, batch))
     elif not model.built:
         raise invalid("model", "built where no data is given", model, "Call it once, or give data.")
     return list(places(model))
+
+
+def _seeded(model: Any, seed: int) -> AbstractContextManager[None]:
+    return randomness(seed, layers_inside(model), writes=True)
 
 
 def _lacks_weights(layer: Any) -> bool:

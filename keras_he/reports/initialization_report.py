@@ -22,7 +22,8 @@ class InitializationReport(Report):
         model: Name of the model.
         mode: `"fan_in"`, `"fan_out"` or `"fan_avg"`.
         law: Law of the kernels, such as `"normal"`.
-        seed: The seed. The same seed draws the same weights.
+        seed: The seed. With the same model, batch and weights that are left unchanged, it gives the
+            same weights again on the same backend and version of the packages.
         rows: One for each variable.
         warnings: What a person should know. Each is a text, and its `kind` tells a program.
         random_layers: Layers whose random numbers differ between backends, and with them what was

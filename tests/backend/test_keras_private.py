@@ -224,6 +224,54 @@ def test_variables_are_initialized_and_assigned_by_the_methods_that_are_wrapped(
     assert {name: vars(keras.Variable).get(name) for name in own} == own
 
 
+def test_seeds_are_drawn_by_next_also_of_a_class_that_is_derived():
+    class Derived(keras.random.SeedGenerator):
+        def next(self, ordered=True):
+            return self.state.value * 2
+
+    told = []
+    generators = [keras.random.SeedGenerator(1), Derived(2)]
+    own = vars(keras.random.SeedGenerator)["next"]
+    with private.keras_seeds(told.append):
+        for generator in generators:
+            keras.random.normal((2,), seed=generator)
+    assert told == generators
+    assert vars(keras.random.SeedGenerator)["next"] is own
+
+
+def test_the_global_seed_generator_that_a_block_made_is_gone_after_it():
+    keras.utils.clear_session()
+    told = []
+    with private.without_new_global_generator(), private.keras_seeds(told.append):
+        keras.random.normal((2,))
+    with private.keras_seeds(told.append):
+        keras.random.normal((2,))
+        keras.random.normal((2,))
+    first, second, third = told
+    assert first is not second
+    assert second is third
+
+
+def test_the_seed_of_tensorflow_and_its_global_generator_are_put_back():
+    tf = pytest.importorskip("tensorflow")
+    tf.random.set_seed(1)
+    expected = [float(tf.random.normal(())) for _ in range(3)]
+    tf.random.set_seed(1)
+    found = [float(tf.random.normal(()))]
+    inside = []
+    for _ in range(2):
+        with private.tensorflow_seeds(2):
+            inside.append(float(tf.random.normal(())))
+            inside.append(float(tf.random.Generator.from_non_deterministic_state().normal(())))
+    found += [float(tf.random.normal(())) for _ in range(2)]
+    assert found == expected
+    assert inside[:2] == inside[2:]
+    tf.random.set_global_generator(None)
+    with private.tensorflow_seeds(2):
+        made = tf.random.get_global_generator()
+    assert tf.random.get_global_generator() is not made
+
+
 def test_an_initializer_is_called_with_a_shape_and_the_name_of_a_dtype():
     given = []
 

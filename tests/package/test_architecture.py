@@ -181,7 +181,9 @@ def test_a_framework_is_imported_by_its_own_module_alone(module):
 
 
 def test_the_generator_is_made_in_the_sampler_alone():
-    assert [module for module in MODULES if "np.random" in SOURCES[module]] == ["sampling.stream"]
+    """`random_sources` sets generators of the process and of layers, and draws nothing."""
+    named = [module for module in MODULES if "np.random" in SOURCES[module]]
+    assert named == ["backend.random_sources", "sampling.stream"]
 
 
 @pytest.mark.parametrize("module", MODULES)

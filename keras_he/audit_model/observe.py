@@ -116,16 +116,18 @@ class Observation(OriginWatcher):
         """Records the inputs of a layer's kernels; of a later kernel the one before it."""
         kernels_before = max(one.kernels for one in call.inputs)
         sources = frozenset().union(*(one.sources for one in call.inputs))
+        nearest = frozenset().union(*(one.nearest for one in call.inputs))
         moment = mean_square(call.inputs[0].tensor)
         new = set(map(id, call.new))
         before: ObservedVariable | None = None
         for kernel in call.kernels:
             if id(kernel) in new and before is None:
                 kernel.activation, kernel.sources = call.activation, sources
+                kernel.nearest = nearest
                 kernel.input_moment, kernel.kernels_before = moment, kernels_before
             elif id(kernel) in new and before is not None:
                 # No activation stands between the halves of a separable convolution.
-                kernel.sources = frozenset([id(before.variable)])
+                kernel.sources = kernel.nearest = frozenset([id(before.variable)])
                 kernel.input_moment, kernel.kernels_before = before.input_moment, kernels_before
             before = kernel
 

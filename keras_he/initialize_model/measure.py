@@ -19,7 +19,9 @@ import keras
 from keras_he.backend.keras_private import is_of_keras, layers_inside, own
 from keras_he.backend.tensors import mean_square, number
 from keras_he.errors import NotMeasurable
+from keras_he.initialize_model import constraints
 from keras_he.initialize_model.planned_variable import PlannedVariable, Settings
+from keras_he.initialize_model.zeros import Zeros
 from keras_he.layers.kinds import first_kernel_output, is_normalisation
 from keras_he.notes import Note
 from keras_he.passes.kernel_watcher import LayerCall, OriginWatcher
@@ -63,6 +65,7 @@ class Measurement(OriginWatcher):
         self._biases = {id(one.layer): one for one in found if one.adds_bias}
         super().__init__([one for one in found if one.role == "kernel"], inputs, paths, progress)
         self.statistics = MovingStatistics(scope)
+        self.zeros = Zeros()
         self.notes: list[Note] = []
 
     def run(self, call: LayerCall) -> Any:
@@ -80,7 +83,16 @@ class Measurement(OriginWatcher):
 
     def kernel_output(self, call: LayerCall, value: Any) -> Any:
         """Returns a pre-activation as it will be."""
-        return self._with_bias(call.layer, self._scaled(call.kernels, value, call.inputs))
+        value = self._with_bias(call.layer, self._scaled(call.kernels, value, call.inputs))
+        if call.kernels[-1].moments[-1] == 0.0 == mean_square(value):
+            self.zeros.returned(call, value, None)
+        return value
+
+    def activated(
+        self, layer: Any, activation: Any, value: Any, result: Any, source: Origin
+    ) -> None:
+        """Follows zeros through an activation."""
+        self.zeros.activated(value, result)
 
     def size_keys(self, call: LayerCall) -> list[int]:
         """Returns the key of the kernel that sets the size of the output, if it may change."""
@@ -88,21 +100,30 @@ class Measurement(OriginWatcher):
         return [id(kernel.variable)] if kernel.is_set and not kernel.unseen else []
 
     def output(self, call: LayerCall, tensor: Any) -> float:
-        """Returns the second moment of an output; refuses NaN, and zeros without a reason."""
+        """Returns the second moment of an output; refuses NaN, and takes note of zeros."""
         if not self._measures:
             return 0.0
-        moment = mean_square(tensor)
-        if not isinstance(call.layer, keras.layers.Layer):
+        moment, is_layer = mean_square(tensor), isinstance(call.layer, keras.layers.Layer)
+        if moment:
+            self.zeros.heard(call.layer)
+        elif call.inputs and 0 not in tensor.shape:
+            self.zeros.returned(call, tensor, self._zeros(call) if is_layer else None)
+        if not is_layer:
             return moment  # masks have infinities, and states begin at zero
         if not math.isfinite(moment):
             raise NotMeasurable(f"`{self.path(call.layer)}` returns NaN or infinity.")
-        if moment == 0.0 and call.inputs and 0 not in tensor.shape and not _may_be_zero(call):
-            hint = " Give samples that differ: it subtracts their mean."
-            raise NotMeasurable(
-                f"`{self.path(call.layer)}` returns zeros only, so no later layer can be measured."
-                + (hint if is_normalisation(call.layer) else "")
-            )
         return moment
+
+    def _zeros(self, call: LayerCall) -> Note | None:
+        """Returns the note about a layer that returns zeros, `None` of one with a reason."""
+        if _may_be_zero(call):
+            return None
+        hint = " Give samples that differ: it subtracts their mean."
+        return Note(
+            "zeros",
+            f"zeros: `{self.path(call.layer)}` returns zeros only, so what follows it alone cannot "
+            "be measured." + (hint if is_normalisation(call.layer) else ""),
+        )
 
     def _kernel_call(self, call: LayerCall) -> Any:
         """Returns the outputs of a layer that holds kernels of its own."""
@@ -117,14 +138,17 @@ class Measurement(OriginWatcher):
                 self._analytic(kernel, kernel.activation)
             return call.run()
         if first_output is not None:
+            self._fit(kernels[0], lambda: mean_square(first_output(layer, call.args[0])))
             self._scaled(kernels[:1], first_output(layer, call.args[0]), call.inputs)
         elif len(kernels) > 1:
             for kernel in kernels:
                 self._analytic(kernel, kernel.activation)
                 self._place(kernel)
             return call.run()
-        outputs = self.observe(call)
         kernel = kernels[-1]
+        if is_of_keras(layer):
+            self._fit(kernel, lambda: self._probed(call))
+        outputs = self.observe(call)
         if is_of_keras(layer):
             if not call.observed:  # such as the scale of an additive attention
                 self._analytic(kernel, kernel.activation)
@@ -132,6 +156,27 @@ class Measurement(OriginWatcher):
         if len(kernels) > 1 or not kernel.is_set:
             return outputs
         return self._proven_linear(kernel, call, outputs)
+
+    def _fit(self, kernel: PlannedVariable, measured: Callable[[], float]) -> None:
+        """Gives a kernel with a constraint the gain that it allows."""
+        constraints.fit(
+            kernel,
+            self._settings._replace(mode="fan_in"),
+            self._target(kernel),
+            lambda values: self._scope.add_update((kernel.variable, values)),
+            measured,
+        )
+
+    def _probed(self, call: LayerCall) -> float:
+        """Returns the second moment of a pre-activation, of which nothing is recorded."""
+        probe = replace(call, verified=[])
+        self.observe(probe)
+        before = math.prod(_gain(earlier) for earlier in call.kernels[:-1])
+        return probe.verified[-1] * before**2 if probe.verified else 0.0
+
+    def _target(self, kernel: PlannedVariable) -> float:
+        """Returns the second moment that the pre-activation of a kernel is to have."""
+        return self._factors.get(id(kernel.variable), 1.0) ** 2
 
     def _proven_linear(self, kernel: PlannedVariable, call: LayerCall, outputs: Any) -> Any:
         """Returns the outputs of a user's layer, and refuses one that is not linear in its kernel.
@@ -179,15 +224,16 @@ class Measurement(OriginWatcher):
         if not math.isfinite(moment):
             raise NotMeasurable(f"The pre-activation of `{kernel.path}` is NaN or infinity.")
         if moment == 0.0:
-            if any(mean_square(origin.tensor) for origin in inputs) and not _is_zero(kernel):
-                raise NotMeasurable(
-                    f"The pre-activation of `{kernel.path}` is zero for inputs that are not, so "
-                    "the kernel has no gain."
-                )
+            given = any(mean_square(origin.tensor) for origin in inputs)
+            text = f"zeros: the pre-activation of `{kernel.path}` is zero for inputs that are not."
+            note = Note("zeros", text) if given and not _is_zero(kernel) else None
+            self.zeros.given_to(kernel, inputs, note)
+        elif kernel.is_set and kernel.gain is None and kernel.scale_is_fixed:
+            kernel.rule, kernel.gain = constraints.RULE, 1.0
         elif kernel.is_set and kernel.gain is None:
             kernel.rule = "measured"
-            kernel.target = self._factors.get(id(kernel.variable), 1.0) ** 2
-            kernel.gain = float(f"{math.sqrt(kernel.target / moment):.3g}")
+            kernel.target = self._target(kernel)
+            kernel.gain = constraints.rounded_gain(1.0, kernel.target / moment)
         gain = _gain(kernel)
         kernel.moments.append(moment * gain * gain)
         return value if gain == 1.0 else value * gain
@@ -207,7 +253,9 @@ class Measurement(OriginWatcher):
         if not kernel.is_set or kernel.gain is not None:
             return
         kernel.activation = activation
-        if kernel.recurrent:
+        if kernel.scale_is_fixed:
+            kernel.rule, kernel.gain = constraints.RULE, 1.0
+        elif kernel.recurrent:
             kernel.rule, kernel.gain = "orthogonal per gate", 1.0
         else:
             kernel.rule = "analytic"
@@ -215,8 +263,7 @@ class Measurement(OriginWatcher):
 
     def give_up(self, kernel: PlannedVariable) -> None:
         """Gives the analytic gain to a kernel whose inputs were zero at every call."""
-        text = f"dead input: {kernel.path} receives only zeros"
-        self.notes.append(Note("dead-input", text))
+        self.notes.append(self.zeros.reason(kernel))
         self._analytic(kernel, kernel.activation)
 
     def _place(self, kernel: PlannedVariable) -> None:
@@ -242,8 +289,8 @@ def _is_zero(kernel: PlannedVariable) -> bool:
 
 
 def _gain(kernel: PlannedVariable) -> float:
-    """Returns the gain of a kernel drawn with gain 1; 1 of one that is left."""
-    return 1.0 if kernel.gain is None else kernel.gain
+    """Returns the gain of a kernel drawn with gain 1; 1 of one that is left, or is placed."""
+    return 1.0 if kernel.gain is None or kernel.placed else kernel.gain
 
 
 def _may_be_zero(call: LayerCall) -> bool:

@@ -13,11 +13,13 @@ import keras
 
 from keras_he.backend.framework import framework
 from keras_he.errors import KerasHeError, NotMeasurable
+from keras_he.initialize_model import constraints
 from keras_he.initialize_model.measure import Measurement
 from keras_he.initialize_model.planned_variable import PlannedVariable, Settings, seed_of
 from keras_he.initialize_model.second_pass import FinalPass, backward_moments
+from keras_he.layers.constants import chosen_constants
 from keras_he.layers.kinds import has_fixed_threshold
-from keras_he.layers.path_patterns import selected
+from keras_he.layers.path_patterns import names, selected
 from keras_he.layers.variables import remade_value, variables
 from keras_he.layers.walk import Place, layer_paths, not_built, random_layers
 from keras_he.notes import NO_NOTE, Note
@@ -73,6 +75,7 @@ class Request(NamedTuple):
     statistics: str
     only: Any
     skip: Any
+    constants: str
 
 
 class _Pass(NamedTuple):
@@ -117,6 +120,7 @@ def make_plan(
             one.rule, one.value = f"{one.name}_initializer", initial(one.layer, one.name)
         if one.is_set and one.gain is None:
             one.rule, one.gain = NOT_REACHED, 1.0
+    plan.notes += constraints.notes(plan.variables, plan.settings)
     return plan
 
 
@@ -127,6 +131,8 @@ def _select(found: Sequence[PlannedVariable], request: Request) -> None:
     chosen = selected([one.path for one in found], request.only, request.skip)
     for one in found:
         one.left = one.left or (NO_NOTE if one.path in chosen else _NOT_SELECTED)
+        if request.constants == "keep" and not (one.left or names(request.only, one.path)):
+            one.left = chosen_constants(one)
         one.is_set = one.role == "kernel" and not one.left
     for one in found:
         if one.is_set and has_fixed_threshold(one.layer):
@@ -158,7 +164,7 @@ def _measure(plan: Plan, given: _Pass, request: Request) -> Measurement:
             watcher.give_up(one)
     trace = watcher.trace
     plan.random_layers = random_layers(watcher.called.values(), given.paths)
-    plan.notes += watcher.notes + _merges(trace)
+    plan.notes += watcher.zeros.notes() + watcher.notes + _merges(trace)
     plan.chain = [] if trace.runs or trace.left or trace.unseen else _chain(plan)
     return watcher
 
@@ -210,7 +216,8 @@ def _chain(plan: Plan) -> list[PlannedVariable]:
     reached.sort(key=lambda one: one.order or 0)
     chain = list({id(one.layer): one for one in reached}.values())
     alone = all(
-        one.kernels_before == place and len(one.moments) == 1 for place, one in enumerate(chain)
+        one.kernels_before == place and len(one.moments) == 1 and one.left.kind != "by-design"
+        for place, one in enumerate(chain)
     )
     return chain if alone else []
 
@@ -233,7 +240,7 @@ def _take_to_mode(plan: Plan, given: _Pass) -> None:
                 ratios[id(one.layer)] = earlier / later
     last = {id(one.layer): one for one in plan.variables if one.role == "kernel"}
     for one in plan.variables:
-        if one.is_set and one.rule == "measured":
+        if one.is_set and one.rule in ("measured", constraints.RULE):
             # The ratio is that of the layer's output, so of its last kernel.
             ratio = ratios.get(id(one.layer)) if one is last[id(one.layer)] else None
             one.gain = _gain_of_mode(one, plan.settings.mode, ratio)

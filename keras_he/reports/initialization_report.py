@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from keras_he.reports.data import NOT_REACHED, Row
 from keras_he.reports.report import Report
 
-_GAPS = ("dead-input", "not-built", "growing-trunk")  # kinds of warnings that `check` raises on
+# Kinds of warnings that `check` raises on.
+_GAPS = ("zeros", "dead-input", "constraint", "not-built", "growing-trunk")
 _ON_PURPOSE = ("not-selected", "frozen", "quantized", "lora", "integers")
 
 
@@ -34,6 +35,7 @@ class InitializationReport(Report):
 
     audited = False
     _job = "initialization"
+    _urgent = _GAPS
 
     mode: str
     law: str
@@ -46,12 +48,13 @@ class InitializationReport(Report):
         Args:
             spread: Decades (factors of 10) that `forward_spread` may reach.
             skipped: Whether to accept kernels that were left on purpose: by `only` and `skip`,
-                frozen, quantized, or under LoRA.
+                frozen, quantized, or under LoRA. Kernels that are constant by design are accepted
+                anyway.
 
         Raises:
             ReportProblem: With all problems.
         """
-        accepted = ("lookup-table", *(_ON_PURPOSE if skipped else ()))
+        accepted = ("lookup-table", "by-design", *(_ON_PURPOSE if skipped else ()))
         problems = [
             f"{row.path} was not set: {row.left}"
             for row in self.kernels
@@ -72,8 +75,10 @@ class InitializationReport(Report):
     def _head(self) -> str:
         done = "initialized" if self.written else "would be initialized"
         count = sum(not row.left for row in self.kernels)
+        kept = sum(row.left.kind == "by-design" for row in self.kernels)
+        beside = f", {kept} kept by design" if kept else ""
         return (
-            f"{self.model}: {count} of {len(self.kernels)} kernels {done} "
+            f"{self.model}: {count} of {len(self.kernels)} kernels {done}{beside} "
             f"({self.law}, {self.mode}, seed {self.seed})."
         )
 
@@ -81,7 +86,7 @@ class InitializationReport(Report):
         gradient = (
             f"predicted spread {self.gradient_spread:.2f} decades"
             if self.gradient_spread is not None
-            else "not predicted, because the model branches or was not measured"
+            else "not predicted, because the model branches, keeps kernels or was not measured"
         )
         signal = "no kernel was set by measurement"
         if self._ratios():

@@ -10,7 +10,7 @@ import numpy as np
 from keras_he.audit_model.initializer_assumptions import Claim, claim
 from keras_he.errors import KerasHeError
 from keras_he.initializers.activation_argument import LINEAR, read_activation
-from keras_he.layers.constants import chosen_constants
+from keras_he.layers.constants import drawn_size
 from keras_he.layers.variables import ModelVariable
 from keras_he.notes import NO_NOTE, Note
 from keras_he.passes.tensor_origins import UNKNOWN
@@ -49,7 +49,6 @@ class ObservedVariable(ModelVariable):
         output_moment: Second moment of its layer's output, where no pre-activation is observed.
         activation: The activation that precedes it, `None` for none.
         units: What the activation that follows does.
-        nearest: Identities of the variables of the kernels that its input passed last.
         sources: Identities of the variables of the kernels whose size its input has.
         kernels_before: Number of kernels on the longest way from the model's input.
         normalised: Whether a normalisation follows before any other kernel.
@@ -58,6 +57,7 @@ class ObservedVariable(ModelVariable):
         std: Root of the mean square of its values; NaN where one is no number.
         constant: Whether all values, or all units, are equal.
         chosen: Which constants it has by its author's choice, empty if it has none.
+        silenced: Whether its pre-activation is zero by such a choice, its own or an earlier one.
         distinct: Share of distinct values among the first that are not 0; 1 of small kernels.
         first_values: The first values over their root mean square: draws of one stream share them.
         target: The second moment that its pre-activation is to have: below 1 before a sum.
@@ -77,7 +77,6 @@ class ObservedVariable(ModelVariable):
     output_moment: float = math.nan
     activation: Any = None
     units: Units | None = None
-    nearest: frozenset[int] = frozenset()
     sources: frozenset[int] = frozenset()
     kernels_before: int = 0
     normalised: bool = False
@@ -86,6 +85,7 @@ class ObservedVariable(ModelVariable):
     std: float = math.nan
     constant: bool = False
     chosen: Note = NO_NOTE
+    silenced: bool = False
     distinct: float = 1.0
     first_values: tuple[float, ...] = ()
     target: float = 1.0
@@ -96,14 +96,12 @@ class ObservedVariable(ModelVariable):
     kernel_gradient: float | None = None
 
     @property
-    def silenced(self) -> bool:
-        """Whether it is zero by its author's choice."""
-        return bool(self.chosen) and self.std == 0.0
-
-    @property
     def as_drawn(self) -> bool:
-        """Whether it has the size that its initializer draws."""
-        drawn = self.claim.std if self.claim is not None else None
+        """Whether it has the size that its initializer is known to draw."""
+        return self.is_as_large_as(self.claim.std if self.claim is not None else None)
+
+    def is_as_large_as(self, drawn: float | None) -> bool:
+        """Returns whether it has the size of draws of a standard deviation, sampling aside."""
         if not drawn or not self.std > 0.0:
             return False
         allowed = math.log(_DRAWN) + _RARE / math.sqrt(2 * math.prod(self.shape))
@@ -127,7 +125,6 @@ def add_facts(kernel: ObservedVariable) -> None:
     kernel.first_values = () if constant else _first_values(values, size)
     kernel.claim = claim(kernel)
     kernel.expected = _expected(kernel.activation)
-    kernel.chosen = NO_NOTE if kernel.left else chosen_constants(kernel)
     kernel.intended = _intended(kernel)
 
 
@@ -136,12 +133,15 @@ def _intended(kernel: ObservedVariable) -> float:
 
     Of an initializer that uses fans it is the gain alone that its author chose.
     """
+    if not kernel.is_output or kernel.fans is None:
+        return 1.0
     claim = kernel.claim
-    if claim is None or not kernel.is_output or not kernel.as_drawn or kernel.fans is None:
+    drawn = claim.std if claim is not None and claim.std is not None else drawn_size(kernel)
+    if not kernel.is_as_large_as(drawn):
         return 1.0
     preceding = kernel.expected.moments.signal if kernel.expected is not None else 1.0
     gained = kernel.std**2 * kernel.fans.fan_in
-    if claim.fans is not None and claim.gain is not None:
+    if claim is not None and claim.fans is not None and claim.gain is not None:
         gained = claim.gain**2
     return min(gained * preceding, 1.0)
 

@@ -141,7 +141,6 @@ def _signal(subject: Subject) -> Iterator[Finding]:
     Where its output joins another signal, that signal counts.
     """
     limit = subject.thresholds["signal"]
-    silent_by_choice = _silent_by_choice(subject)
     highs: dict[int, float] = {}
     lows: dict[int, float] = {}
     told: set[int] = set()
@@ -149,7 +148,7 @@ def _signal(subject: Subject) -> Iterator[Finding]:
         key, moment = id(kernel.variable), kernel.moment
         if math.isnan(moment):
             moment = kernel.output_moment  # of a recurrent layer
-        if math.isnan(moment) or (kernel.is_output and subject.trained) or key in silent_by_choice:
+        if math.isnan(moment) or (kernel.is_output and subject.trained) or _is_meant(kernel):
             continue
         known = [source for source in kernel.sources if source in highs]
         high = max((highs[one] for one in known), default=kernel.input_moment)
@@ -178,13 +177,9 @@ def _signal(subject: Subject) -> Iterator[Finding]:
         lows[key] = min(low, moment) if low > 0.0 else moment
 
 
-def _silent_by_choice(subject: Subject) -> set[int]:
-    """Returns the kernels that are zero by choice, and those that get only the zeros of such."""
-    found: set[int] = set()
-    for kernel in subject.kernels:
-        if kernel.silenced or (kernel.input_moment == 0.0 and kernel.nearest & found):
-            found.add(id(kernel.variable))
-    return found
+def _is_meant(kernel: ObservedVariable) -> bool:
+    """Returns whether a kernel has no signal by choice, its bias aside."""
+    return kernel.silenced or (bool(kernel.chosen) and kernel.std == 0.0)
 
 
 def _silenced(subject: Subject, kernel: ObservedVariable) -> Finding:

@@ -21,13 +21,14 @@ from keras_he.backend.tensors import mean_square, number
 from keras_he.errors import NotMeasurable
 from keras_he.initialize_model import constraints
 from keras_he.initialize_model.planned_variable import PlannedVariable, Settings
-from keras_he.initialize_model.zeros import Zeros
+from keras_he.layers.constants import is_zero
 from keras_he.layers.kinds import first_kernel_output, is_normalisation
 from keras_he.notes import Note
 from keras_he.passes.kernel_watcher import LayerCall, OriginWatcher
 from keras_he.passes.moving_statistics import MovingStatistics
 from keras_he.passes.preceding_activation import analytic_gain
 from keras_he.passes.tensor_origins import Origin
+from keras_he.passes.zeros import Zeros
 
 _LINEAR = 0.05  # by which a second moment may miss the square of its kernel's gain
 
@@ -65,7 +66,9 @@ class Measurement(OriginWatcher):
         self._biases = {id(one.layer): one for one in found if one.adds_bias}
         super().__init__([one for one in found if one.role == "kernel"], inputs, paths, progress)
         self.statistics = MovingStatistics(scope)
-        self.zeros = Zeros()
+        chosen = [one for one in found if one.left.kind == "by-design"]
+        self.zeros = Zeros(one.layer for one in chosen if is_zero(one))
+        self._silenced: set[int] = set()  # kernels that are given zeros by choice
         self.notes: list[Note] = []
 
     def run(self, call: LayerCall) -> Any:
@@ -85,7 +88,7 @@ class Measurement(OriginWatcher):
         """Returns a pre-activation as it will be."""
         value = self._with_bias(call.layer, self._scaled(call.kernels, value, call.inputs))
         if call.kernels[-1].moments[-1] == 0.0 == mean_square(value):
-            self.zeros.returned(call, value, None)
+            self.zeros.returned(call, value)
         return value
 
     def activated(
@@ -224,10 +227,11 @@ class Measurement(OriginWatcher):
         if not math.isfinite(moment):
             raise NotMeasurable(f"The pre-activation of `{kernel.path}` is NaN or infinity.")
         if moment == 0.0:
-            given = any(mean_square(origin.tensor) for origin in inputs)
-            text = f"zeros: the pre-activation of `{kernel.path}` is zero for inputs that are not."
-            note = Note("zeros", text) if given and not _is_zero(kernel) else None
-            self.zeros.given_to(kernel, inputs, note)
+            if self.zeros.explains(kernel.layer, inputs):
+                self._silenced.add(id(kernel))
+            elif any(mean_square(origin.tensor) for origin in inputs) and not _is_zero(kernel):
+                text = f"zeros: the pre-activation of `{kernel.path}` is zero for other inputs"
+                self.zeros.add(kernel.layer, Note("zeros", text))
         elif kernel.is_set and kernel.gain is None and kernel.scale_is_fixed:
             kernel.rule, kernel.gain = constraints.RULE, 1.0
         elif kernel.is_set and kernel.gain is None:
@@ -263,7 +267,11 @@ class Measurement(OriginWatcher):
 
     def give_up(self, kernel: PlannedVariable) -> None:
         """Gives the analytic gain to a kernel whose inputs were zero at every call."""
-        self.notes.append(self.zeros.reason(kernel))
+        text = f"dead input: {kernel.path} receives only zeros"
+        if id(kernel) in self._silenced:
+            self.notes.append(Note("by-design", f"{text}, from a kernel that is kept as zeros"))
+        else:
+            self.notes.append(Note("dead-input", text))
         self._analytic(kernel, kernel.activation)
 
     def _place(self, kernel: PlannedVariable) -> None:

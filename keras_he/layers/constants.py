@@ -57,7 +57,10 @@ def _is_identity(one: ModelVariable) -> bool:
     if len(one.shape) != 2 or len(set(one.shape)) != 1:
         return False
     # A sample first: a whole identity is made only where it may be one.
-    return len(_sample(one)) <= 2 and _differs(one, keras.ops.eye(one.shape[0])) == 0.0
+    return (
+        len(_sample(one)) <= 2
+        and _differs(one, keras.ops.eye(one.shape[0], dtype="float32")) == 0.0
+    )
 
 
 def _initializer(held: Any) -> Callable[..., Any] | None:
@@ -93,22 +96,34 @@ def _sample(one: ModelVariable) -> Any:
     return np.unique(keras.ops.convert_to_numpy(picked))
 
 
+def drawn_size(one: ModelVariable) -> float | None:
+    """Returns the root mean square of what a kernel's initializer draws, `None` if none is kept."""
+    attribute = one.initializer_attribute
+    initializer = _initializer(getattr(one.layer, attribute, None)) if attribute else None
+    made = None if initializer is None else _made(initializer, one)
+    return None if made is None else math.sqrt(mean_square(made))
+
+
 def _has_values_of(initializer: Callable[..., Any], one: ModelVariable) -> bool:
     """Returns whether a kernel has the values that its initializer makes when it is called."""
+    made = _made(initializer, one)
+    return made is not None and _differs(one, made) == 0.0
+
+
+def _made(initializer: Callable[..., Any], one: ModelVariable) -> Any:
+    """Returns what an initializer makes for a kernel, `None` if it fails."""
     try:
         with keras.StatelessScope():  # a generator of seeds keeps its state
-            made = initializer(one.shape, dtype=one.variable.dtype)
-            return _differs(one, made) == 0.0
-    except Exception:  # the user's own code, which may raise anything: it made other values before
-        return False
+            values = initializer(one.shape, dtype=one.variable.dtype)
+            made = keras.ops.cast(keras.ops.convert_to_tensor(values), "float32")
+    except Exception:  # the user's own code, which may raise anything
+        return None
+    return made if tuple(made.shape) == one.shape else None
 
 
-def _differs(one: ModelVariable, values: Any) -> float:
+def _differs(one: ModelVariable, made: Any) -> float:
     """Returns the largest difference between the values of a kernel and others."""
-    made = keras.ops.cast(keras.ops.convert_to_tensor(values), "float32")
     held = keras.ops.cast(one.variable.value, "float32")
-    if tuple(made.shape) != one.shape:
-        return math.inf
     return number(keras.ops.max(keras.ops.abs(held - made)))
 
 

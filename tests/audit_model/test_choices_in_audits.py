@@ -106,6 +106,10 @@ def test_a_fault_behind_a_branch_of_zeros_is_found(factor):
     assert ("vanishing" if factor < 1 else "exploding", "planted") in findings
 
 
+def small_normal(shape, dtype=None):
+    return 1e-4 * keras.random.normal(shape, dtype=dtype, seed=1)
+
+
 def small(name):
     """Returns a last kernel that its author made small."""
     return {
@@ -115,10 +119,11 @@ def small(name):
         "scaled": INITIALIZERS.VarianceScaling(1e-4, seed=1),
         "tiny": INITIALIZERS.VarianceScaling(1e-12, seed=1),
         "ours": keras_he.KaimingNormal(gain=1e-3, seed=1),
+        "function": small_normal,
     }[name]
 
 
-SMALL = ("orthogonal", "normal", "uniform", "scaled", "tiny", "ours")
+SMALL = ("orthogonal", "normal", "uniform", "scaled", "tiny", "ours", "function")
 
 
 @pytest.mark.parametrize("behind", ["nothing", "tanh", "joined"])

@@ -220,18 +220,31 @@ def test_the_pass_goes_on_beside_a_modulation_of_zeros():
     report.check()
 
 
-@pytest.mark.parametrize("between", ["nothing", "normalisation", "attention"])
-def test_what_gets_only_zeros_by_choice_is_told_and_accepted(between):
+def zero(cls, *arguments, **options):
+    return cls(*arguments, kernel_initializer="zeros", name="zero", **options)
+
+
+SILENT = {
+    "dense": lambda x: zero(layers.Dense, 16, activation="relu")(x),
+    "normalised": lambda x: layers.LayerNormalization()(zero(layers.Dense, 16)(x)),
+    "attention": lambda x: zero(layers.MultiHeadAttention, 2, 8)(x, x),
+    "steps": lambda x: layers.TimeDistributed(zero(layers.Dense, 16))(x),
+    "states": lambda x: layers.Bidirectional(
+        zero(layers.GRU, 8, return_sequences=True, use_bias=False)
+    )(x),
+    "separable": lambda x: layers.SeparableConv1D(
+        16, 3, padding="same", depthwise_initializer="zeros", name="zero"
+    )(x),
+}
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_what_gets_only_zeros_by_choice_is_told_and_accepted(name):
     inputs = keras.Input((4, 16))
-    x = layers.Dense(16, "relu", name="first")(inputs)
-    if between == "attention":
-        x = layers.MultiHeadAttention(2, 8, kernel_initializer="zeros", name="zero")(x, x)
-    else:
-        x = layers.Dense(16, "relu", kernel_initializer="zeros", name="zero")(x)
-    if between == "normalisation":
-        x = layers.LayerNormalization()(x)
+    x = SILENT[name](layers.Dense(16, "relu", name="first")(inputs))
     x = layers.Dense(8, "relu", name="dead")(x)
     model = keras.Model(inputs, [x, layers.Dense(2, name="beside")(inputs)])
+    assert keras_he.audit(model).findings == ()
     report = keras_he.initialize(model, seed=1)
     dead = row_of(report, "dead/kernel")
     assert dead.rule == "analytic"

@@ -11,6 +11,8 @@ WarningKind = Literal[
     "not-built",  # a layer has no weights yet
     "activations-unknown",  # the pass that tells preceding activations failed
     "dead-input",  # a kernel is given zeros only
+    "zeros",  # a layer returns zeros only
+    "constraint",  # a constraint does not allow the scale that keeps the signal
     "merges",  # a merge other than a sum, whose branches are not scaled
     "unseen-layers",  # a layer whose inner layers the pass did not see
     "growing-trunk",  # a residual trunk that no kernel can scale
@@ -25,6 +27,8 @@ WarningKind = Literal[
     "single-sample",  # a batch of one sample, and normalizations over the batch
     "trained",  # the model was trained
 ]
+# Of both: a warning of an audit, or of what follows from a choice; and a reason.
+ChoiceKind = Literal["by-design"]  # constant by the choice of the model's author
 # Of the reasons for which a variable is left as it is, or was not seen.
 ReasonKind = Literal[
     "not-selected",  # by `only` or `skip`
@@ -42,7 +46,7 @@ ReasonKind = Literal[
     "not-seen",  # an audit reached its layer and could not see its pre-activation
     "not-reached",  # the pass of an audit did not call its layer
 ]
-Kind = Literal[WarningKind, ReasonKind, ""]
+Kind = Literal[WarningKind, ReasonKind, ChoiceKind, ""]
 
 
 class Note(str):

@@ -36,6 +36,7 @@ from keras_he.reports.audit_report import AuditReport
 from keras_he.reports.data import Figures, Row, moment_of_calls
 from keras_he.theory.standard_deviation import standard_deviation
 
+_NAMED = 8  # kernels that a note names
 _SEED = 0  # of a synthetic batch, and of the default loss
 
 
@@ -215,11 +216,11 @@ def _kernels(watcher: Observation, outputs: Any) -> list[ObservedVariable]:
     for kernel in reached.values():
         moment = moment_of_calls(kernel.moments)
         kernel.moment = math.nan if moment is None else moment
-    last = [key for one in origins for key in one.last]
+    last = {key for one in origins for key in one.nearest}
     for key, kernel in reached.items():
-        add_facts(kernel)
-        kernel.target = factors.get(key, 1.0) ** 2
         kernel.is_output = key in last
+        kernel.target = factors.get(key, 1.0) ** 2
+        add_facts(kernel)
     return sorted(reached.values(), key=lambda kernel: kernel.order or 0)
 
 
@@ -315,8 +316,14 @@ def _unseen_weights(found: Sequence[ObservedVariable]) -> list[Note]:
 
 
 def _of_subject(model: Any, subject: Subject) -> list[Note]:
-    """Returns notes about a batch of one sample, and about a model that was trained."""
+    """Returns notes about the batch, the choices of the model's author, and earlier training."""
     notes = []
+    kept = [kernel.path for kernel in subject.kernels if kernel.chosen]
+    if kept:
+        more = f" and {len(kept) - _NAMED} more" if len(kept) > _NAMED else ""
+        count = f"{len(kept)} kernel{'s' * (len(kept) > 1)}"
+        text = f"kept constant by design: {count}: {', '.join(kept[:_NAMED])}{more}"
+        notes.append(Note("by-design", text))
     if subject.single:
         text = "the batch has one sample, which batch normalization turns to 0; use several samples"
         notes.append(Note("single-sample", text))

@@ -4,7 +4,6 @@ An initializer is checked only if the kernel still has the size that it draws: n
 To add a check, write a function that yields findings, and call it in `causes`.
 """
 
-import math
 from collections.abc import Iterator
 
 import keras
@@ -20,27 +19,14 @@ from keras_he.theory.activations import gain as moments_gain
 from keras_he.theory.kernel_geometry import Fans
 from keras_he.theory.standard_deviation import standard_deviation
 
-_DRAWN = 1.5  # by which a kernel's size may miss that of its initializer, sampling aside
-_RARE = 6.0  # standard errors of that size
-
 
 def causes(subject: Subject) -> Iterator[Finding]:
     """Yields the findings about initializers."""
     for kernel in subject.kernels:
-        if kernel.claim is not None and kernel.claim.std and _drew(kernel.claim, kernel):
+        if kernel.claim is not None and kernel.as_drawn:
             yield from _fan(subject, kernel, kernel.claim)
             yield from _activation(subject, kernel, kernel.claim)
     yield from _misplaced(subject)
-
-
-def _drew(claim: Claim, kernel: ObservedVariable) -> bool:
-    """Returns whether a kernel has the size that its initializer draws."""
-    assert claim.std is not None
-    if not kernel.std > 0.0:
-        return False
-    size = math.prod(kernel.shape)
-    allowed = math.log(_DRAWN) + _RARE / math.sqrt(2 * size)
-    return abs(math.log(kernel.std / claim.std)) < allowed
 
 
 def _fan(subject: Subject, kernel: ObservedVariable, claim: Claim) -> Iterator[Finding]:

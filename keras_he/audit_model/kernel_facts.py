@@ -10,11 +10,15 @@ import numpy as np
 from keras_he.audit_model.initializer_assumptions import Claim, claim
 from keras_he.errors import KerasHeError
 from keras_he.initializers.activation_argument import LINEAR, read_activation
+from keras_he.layers.constants import drawn_size
 from keras_he.layers.variables import ModelVariable
+from keras_he.notes import NO_NOTE, Note
 from keras_he.passes.tensor_origins import UNKNOWN
 from keras_he.theory.activations import Activation
 
 _FEWEST, _MOST = 1024, 4096  # values among which distinct ones are counted
+_DRAWN = 1.5  # by which a kernel's size may miss that of its initializer, sampling aside
+_RARE = 6.0  # standard errors of that size
 _COMPARED = 16  # values by which kernels of one stream are recognized
 
 
@@ -52,10 +56,14 @@ class ObservedVariable(ModelVariable):
         expected: The activation that counts for its gain, as far as it is known.
         std: Root of the mean square of its values; NaN where one is no number.
         constant: Whether all values, or all units, are equal.
+        chosen: Which constants it has by its author's choice, empty if it has none.
+        silenced: Whether its pre-activation is zero by such a choice, its own or an earlier one.
         distinct: Share of distinct values among the first that are not 0; 1 of small kernels.
         first_values: The first values over their root mean square: draws of one stream share them.
         target: The second moment that its pre-activation is to have: below 1 before a sum.
-        is_output: Whether its pre-activation gives an output of the model.
+        is_output: Whether no other kernel stands between it and an output of the model.
+        intended: Of these, the factor on the second moment that its initializer takes off on
+            purpose: 1 or less.
         gradient: Second moments of the gradient by its pre-activation, call by call.
         energy: Squared length of that gradient for one sample.
         kernel_gradient: Second moment of the gradient by the kernel itself.
@@ -76,13 +84,28 @@ class ObservedVariable(ModelVariable):
     expected: Activation | None = None
     std: float = math.nan
     constant: bool = False
+    chosen: Note = NO_NOTE
+    silenced: bool = False
     distinct: float = 1.0
     first_values: tuple[float, ...] = ()
     target: float = 1.0
     is_output: bool = False
+    intended: float = 1.0
     gradient: list[float] = field(default_factory=list)
     energy: float = 0.0
     kernel_gradient: float | None = None
+
+    @property
+    def as_drawn(self) -> bool:
+        """Whether it has the size that its initializer is known to draw."""
+        return self.is_as_large_as(self.claim.std if self.claim is not None else None)
+
+    def is_as_large_as(self, drawn: float | None) -> bool:
+        """Returns whether it has the size of draws of a standard deviation, sampling aside."""
+        if not drawn or not self.std > 0.0:
+            return False
+        allowed = math.log(_DRAWN) + _RARE / math.sqrt(2 * math.prod(self.shape))
+        return abs(math.log(self.std / drawn)) < allowed
 
     @property
     def frozen(self) -> bool:
@@ -102,6 +125,25 @@ def add_facts(kernel: ObservedVariable) -> None:
     kernel.first_values = () if constant else _first_values(values, size)
     kernel.claim = claim(kernel)
     kernel.expected = _expected(kernel.activation)
+    kernel.intended = _intended(kernel)
+
+
+def _intended(kernel: ObservedVariable) -> float:
+    """Returns the factor that the initializer of a last kernel takes off its second moment.
+
+    Of an initializer that uses fans it is the gain alone that its author chose.
+    """
+    if not kernel.is_output or kernel.fans is None:
+        return 1.0
+    claim = kernel.claim
+    drawn = claim.std if claim is not None and claim.std is not None else drawn_size(kernel)
+    if not kernel.is_as_large_as(drawn):
+        return 1.0
+    preceding = kernel.expected.moments.signal if kernel.expected is not None else 1.0
+    gained = kernel.std**2 * kernel.fans.fan_in
+    if claim is not None and claim.fans is not None and claim.gain is not None:
+        gained = claim.gain**2
+    return min(gained * preceding, 1.0)
 
 
 def _expected(activation: Any) -> Activation | None:

@@ -15,10 +15,13 @@ import numpy as np
 from keras_he.audit_model.kernel_facts import ObservedVariable, Units
 from keras_he.backend.keras_private import unhooked_call
 from keras_he.backend.tensors import float_tensors, mean_square, number
+from keras_he.layers.constants import chosen_constants, is_zero
 from keras_he.layers.kinds import ACTIVATIONS, first_kernel_output, is_normalisation
+from keras_he.notes import NO_NOTE
 from keras_he.passes.kernel_watcher import LayerCall, OriginWatcher
 from keras_he.passes.preceding_activation import preceding_moments
 from keras_he.passes.tensor_origins import UNKNOWN, Origin
+from keras_he.passes.zeros import Zeros
 
 _STILL = 1e-3  # a unit whose output moves by less than this share of its input passes no gradient
 _FEWEST = 8  # values of a unit, below which nothing is said of it
@@ -52,6 +55,11 @@ class Observation(OriginWatcher):
     ) -> None:
         self.kernels = {id(one.variable): one for one in found if one.role == "kernel"}
         super().__init__(self.kernels.values(), inputs, paths, progress)
+        chosen = []
+        for kernel in self.kernels.values():
+            kernel.chosen = NO_NOTE if kernel.left else chosen_constants(kernel)
+            chosen += [kernel.layer] if kernel.chosen and is_zero(kernel) else []
+        self._zeros = Zeros(chosen)
         self._read: dict[int, tuple[Any, bool, tuple[float, float] | None]] = {}
         self.calls: dict[int, list[tuple[int, ...]]] = {}
         self.broken: list[str] = []
@@ -75,7 +83,14 @@ class Observation(OriginWatcher):
         """Observes a pre-activation."""
         self.calls.setdefault(id(call.layer), []).append(tuple(value.shape))
         _look(call.kernels[-1], value)
+        self._follow_zeros(call, value, call.kernels[-1].moments[-1])
         return value
+
+    def _follow_zeros(self, call: LayerCall, tensor: Any, moment: float) -> None:
+        """Records whether zeros, of an output or a pre-activation, are by choice."""
+        if moment == 0.0 and self._zeros.returned(call, tensor):
+            for kernel in call.kernels:
+                kernel.silenced = True
 
     def output_activation(self, call: LayerCall) -> Any:
         """Returns the activation that an output passed: unknown of a table or a recurrent layer."""
@@ -86,6 +101,7 @@ class Observation(OriginWatcher):
         moment = mean_square(tensor)
         if not math.isfinite(moment):
             self._break(call)
+        self._follow_zeros(call, tensor, moment)
         if call.kernels:
             call.kernels[-1].output_moment = moment if _hides_size(call.layer) else math.nan
         if isinstance(call.layer, ACTIVATIONS) and call.inputs:
@@ -101,6 +117,7 @@ class Observation(OriginWatcher):
         self, layer: Any, activation: Any, value: Any, result: Any, source: Origin
     ) -> None:
         """Records what an activation does, with the kernel that precedes it."""
+        self._zeros.activated(value, result)
         nearest = [self.kernels[key] for key in source.nearest if key in self.kernels]
         if len(nearest) != 1 or nearest[0].units is not None:
             return

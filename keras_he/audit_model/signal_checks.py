@@ -77,7 +77,7 @@ def _nonfinite(subject: Subject) -> Iterator[Finding]:
 
 def _constant(subject: Subject) -> Iterator[Finding]:
     for kernel in subject.kernels:
-        if kernel.constant and not kernel.frozen:
+        if kernel.constant and not (kernel.frozen or kernel.chosen):
             zero = "all values of the kernel are zero, so it passes no signal and no gradient"
             yield subject.finding(
                 "constant",
@@ -105,7 +105,7 @@ def _right_initializer(subject: Subject, kernel: ObservedVariable) -> str:
 def _identical(subject: Subject) -> Iterator[Finding]:
     same: dict[tuple[float, ...], list[ObservedVariable]] = {}
     for kernel in subject.kernels:
-        if kernel.first_values and not kernel.frozen:
+        if kernel.first_values and not (kernel.frozen or kernel.chosen):
             same.setdefault(kernel.first_values, []).append(kernel)
     for kernels in same.values():
         if len(kernels) > 1:
@@ -121,7 +121,8 @@ def _identical(subject: Subject) -> Iterator[Finding]:
 
 def _low_precision(subject: Subject) -> Iterator[Finding]:
     for kernel in subject.kernels:
-        if kernel.distinct < subject.thresholds["distinct"] and not kernel.constant:
+        fixed = kernel.constant or kernel.chosen
+        if kernel.distinct < subject.thresholds["distinct"] and not fixed:
             yield subject.finding(
                 "low-precision",
                 kernel,
@@ -135,7 +136,9 @@ def _signal(subject: Subject) -> Iterator[Finding]:
     """Yields the first kernel on each path where the signal vanishes or explodes.
 
     It is compared with the largest and the smallest signal since a normalization or the input. A
-    signal that comes to 1 from far away, as unscaled data does, is no finding.
+    signal that comes to 1 from far away, as unscaled data does, is no finding. Nor is what a kernel
+    does that is constant by its author's choice, nor one that gets only the zeros of such a kernel.
+    Where its output joins another signal, that signal counts.
     """
     limit = subject.thresholds["signal"]
     highs: dict[int, float] = {}
@@ -145,15 +148,16 @@ def _signal(subject: Subject) -> Iterator[Finding]:
         key, moment = id(kernel.variable), kernel.moment
         if math.isnan(moment):
             moment = kernel.output_moment  # of a recurrent layer
-        if math.isnan(moment) or (kernel.is_output and subject.trained):
+        if math.isnan(moment) or (kernel.is_output and subject.trained) or _is_meant(kernel):
             continue
         known = [source for source in kernel.sources if source in highs]
         high = max((highs[one] for one in known), default=kernel.input_moment)
         low = max((lows[one] for one in known), default=kernel.input_moment)
-        inherited = kernel.constant or any(one in told for one in kernel.sources)
+        chosen = kernel.constant or kernel.chosen
+        inherited = chosen or any(one in told for one in kernel.sources)
         verdict = ""
         silent = moment == high == 0.0 and kernel.kernels_before > 0
-        if silent or moment * limit < min(high, 1.0) * kernel.target:
+        if silent or moment * limit < min(high, 1.0) * kernel.target * kernel.intended:
             verdict, reference = "vanishing", high
         elif moment > limit * max(low, 1.0):
             verdict, reference = "exploding", low
@@ -167,10 +171,15 @@ def _signal(subject: Subject) -> Iterator[Finding]:
                 f"path it was {reference:.3g}",
                 _set_right(subject, kernel),
             )
-        if verdict or inherited:
+        if verdict or (inherited and not kernel.chosen):
             told.add(key)
         highs[key] = max(high, moment / kernel.target if moment < 1.0 else moment)
         lows[key] = min(low, moment) if low > 0.0 else moment
+
+
+def _is_meant(kernel: ObservedVariable) -> bool:
+    """Returns whether a kernel has no signal by choice, its bias aside."""
+    return kernel.silenced or (bool(kernel.chosen) and kernel.std == 0.0)
 
 
 def _silenced(subject: Subject, kernel: ObservedVariable) -> Finding:
@@ -200,7 +209,8 @@ def _gradient(subject: Subject) -> Iterator[Finding]:
     """
     kernels = subject.kernels
     energies = [kernel.energy for kernel in kernels]
-    for one in extremes(energies, subject.thresholds["gradient"]):
+    intended = [kernel.intended for kernel in kernels]
+    for one in extremes(energies, subject.thresholds["gradient"], intended):
         where = "before this layer" if one.verdict == "vanishing" else "from this layer on"
         yield subject.finding(
             one.verdict,
@@ -215,7 +225,7 @@ def _gradient(subject: Subject) -> Iterator[Finding]:
 def _units(subject: Subject) -> Iterator[Finding]:
     for kernel in subject.kernels:
         units = kernel.units
-        if units is None:
+        if units is None or kernel.chosen:
             continue
         if units.dead is not None and units.dead > subject.thresholds["dead"]:
             yield subject.finding(
@@ -254,6 +264,7 @@ def _residual(subject: Subject) -> Iterator[Finding]:
     for run in subject.runs:
         moments = [one for one in run.moments if one > 0.0]
         ends = list(dict.fromkeys(key for key, _ in run.branches if key in by_key))
+        ends = [key for key in ends if not by_key[key].chosen]
         if len(moments) < 2 or not ends:
             continue
         growth = max(moments) / max(moments[0], 1.0)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import keras
 
 from keras_he.backend.randomness import randomness
+from keras_he.backend.tensors import number
 from keras_he.errors import did_you_mean, invalid
 from keras_he.initialize_model.plan import make_plan
 from keras_he.initialize_model.planned_variable import PlannedVariable, Settings, seed_of
@@ -21,7 +22,7 @@ from keras_he.passes.preceding_activation import activation_name, preceding_mome
 from keras_he.reports.data import Figures, Row
 from keras_he.reports.initialization_report import InitializationReport
 from keras_he.sampling.laws import LawName, law_named
-from keras_he.theory.kernel_geometry import integer
+from keras_he.theory.kernel_geometry import Fans, integer
 from keras_he.theory.quadrature import Moments
 from keras_he.theory.standard_deviation import Mode, checked_mode, standard_deviation
 
@@ -40,6 +41,7 @@ def initialize(
     backward: bool = True,
     only: Any = None,
     skip: Any = None,
+    constants: Literal["keep", "set"] = "keep",
     dry_run: bool = False,
 ) -> InitializationReport:
     """Gives every kernel of a model the scale that keeps the signal, and returns what was done.
@@ -78,6 +80,10 @@ def initialize(
         only: Paths of variables to set: a shell pattern for a variable or a layer that contains it,
             several patterns, or a function of a path.
         skip: Paths to leave unchanged, in the same forms.
+        constants: `"keep"` leaves kernels that are constant by their author's choice: the layer's
+            own initializer makes the same zeros, ones, identity or fixed values each time, and the
+            kernel still has them. A kernel whose own path stands in `only` is set all the same;
+            `"set"` sets them all.
         dry_run: Whether to return the report and leave the model unchanged.
 
     Returns:
@@ -85,7 +91,7 @@ def initialize(
 
     Raises:
         InvalidArgument: If an argument is out of range, or the batch cannot be known.
-        NotMeasurable: If a layer returns NaN, or zeros, or is not linear in its kernel.
+        NotMeasurable: If a layer returns NaN or infinity, or is not linear in its kernel.
         NotEager: If a layer with kernels runs in compiled or scanned code.
 
     Example:
@@ -104,6 +110,7 @@ def initialize(
     settings = Settings(law=law_named(law).name, mode=checked_mode(mode))
     _one_of("residual", residual, ("depth", None))
     _one_of("statistics", statistics, ("batch", "initial"))
+    _one_of("constants", constants, ("keep", "set"))
     seed = _checked_seed(seed)
     batch_seed = seed_of(seed, "the batch")
     check_model(model)
@@ -113,7 +120,9 @@ def initialize(
     batch = first_batch(model, data, batch_seed)
     survey = survey_of(model, batch, seed_of(seed, "the first call"))
     progress = Progress((3 + backward) * len(watched(model)))
-    request = Request(settings, seed, measures, residual, statistics, backward, only, skip)
+    request = Request(
+        settings, seed, measures, residual, statistics, backward, only, skip, constants
+    )
     with randomness(seed, holders(model), writes=True):
         plan = make_plan(model, survey, batch, request, progress)
         initializers = assignments(plan)
@@ -153,16 +162,20 @@ def _report(
     along_chain = [one.activation for one in plan.chain[1:]]
     names = list(map(activation_name, activations))
     moments = list(map(preceding_moments, along_chain))
+    gains = {id(one): one.gain for one in plan.variables}
     for one in plan.variables:
         if one.gain is not None and one.fans is not None:
-            one.std = standard_deviation(one.gain, one.fans, plan.settings.mode)
+            one.std = _std(plan, one, one.fans)
+            if one.is_constrained(plan.settings):
+                unit = standard_deviation(1.0, one.fans, plan.settings.mode)
+                gains[id(one)] = float(f"{one.std / unit:.3g}")
     rows = zip(plan.variables, names, strict=True)
     return InitializationReport(
         model=model.name,
         mode=plan.settings.mode,
         law=plan.settings.law,
         seed=seed,
-        rows=tuple(_row(one, name, again) for one, name in rows),
+        rows=tuple(_row(one, gains[id(one)], name, again) for one, name in rows),
         warnings=(*plan.notes, *_depth(moments), *_optimizer(model)),
         random_layers=tuple(plan.random_layers),
         gradient_spread=_gradient_spread(plan),
@@ -171,7 +184,15 @@ def _report(
     )
 
 
-def _row(one: PlannedVariable, activation: str, again: set[int]) -> Row:
+def _std(plan: Plan, one: PlannedVariable, fans: Fans) -> float:
+    """Returns the standard deviation of a kernel that is set."""
+    assert one.gain is not None
+    if one.is_constrained(plan.settings):
+        return number(keras.ops.std(keras.ops.cast(plan.final(one), "float32")))
+    return standard_deviation(one.gain, fans, plan.settings.mode)
+
+
+def _row(one: PlannedVariable, gain: float | None, activation: str, again: set[int]) -> Row:
     observed = one.geometry is not None and one.order is not None
     clone = ("same" if one.seed in again else "draws anew") if one.is_set else ""
     return Row(
@@ -181,7 +202,7 @@ def _row(one: PlannedVariable, activation: str, again: set[int]) -> Row:
         role=one.role,
         fans=one.fans,
         activation=activation if observed else None,
-        gain=one.gain,
+        gain=gain,
         std=one.std,
         rule="" if one.left else one.rule,
         left=one.left,

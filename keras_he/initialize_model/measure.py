@@ -20,11 +20,13 @@ from typing import Any
 
 import keras
 
-from keras_he.backend.keras_private import is_of_keras, layers_inside, own
-from keras_he.backend.tensors import float_tensors, mean_square, number
+from keras_he.backend.keras_private import is_of_keras, layers_inside
+from keras_he.backend.tensors import float_tensors, mean_square
 from keras_he.errors import NotMeasurable
+from keras_he.initialize_model import constraints
 from keras_he.initialize_model.joint import solve
 from keras_he.initialize_model.planned_variable import JOINTLY, PlannedVariable, Settings
+from keras_he.layers.constants import is_zero
 from keras_he.layers.kinds import first_kernel_output, is_normalisation
 from keras_he.notes import Note
 from keras_he.passes.kernel_watcher import LayerCall, OriginWatcher
@@ -32,6 +34,7 @@ from keras_he.passes.moving_statistics import MovingStatistics
 from keras_he.passes.preceding_activation import analytic_gain
 from keras_he.passes.recurrent import ALL_STEPS, cell_moments, cells
 from keras_he.passes.tensor_origins import Origin
+from keras_he.passes.zeros import Zeros, may_be_zero
 
 _STEPS = 24  # of a sequence that the search for a cell's gains runs first
 _GROWN = 1.5  # by which all steps may miss what these steps gave
@@ -71,6 +74,9 @@ class Measurement(OriginWatcher):
         self._biases = {id(one.layer): one for one in found if one.adds_bias}
         super().__init__([one for one in found if one.role == "kernel"], inputs, paths, progress)
         self.statistics = MovingStatistics(scope)
+        chosen = [one for one in found if one.left.kind == "by-design"]
+        self.zeros = Zeros(one.layer for one in chosen if is_zero(one))
+        self._silenced: set[int] = set()  # kernels that are given zeros by choice
         self.notes: list[Note] = []
 
     def run(self, call: LayerCall) -> Any:
@@ -92,7 +98,16 @@ class Measurement(OriginWatcher):
             return value
         scaled = self._scaled(call.kernels, value, call.inputs)
         bias = self._biases.get(id(call.layer))
-        return scaled if bias is None else scaled + bias.beside(value)
+        value = scaled if bias is None else scaled + bias.beside(value)
+        if call.kernels[-1].moments[-1] == 0.0 == mean_square(value):
+            self.zeros.returned(call, value)
+        return value
+
+    def activated(
+        self, layer: Any, activation: Any, value: Any, result: Any, source: Origin
+    ) -> None:
+        """Follows zeros through an activation."""
+        self.zeros.activated(value, result)
 
     def size_keys(self, call: LayerCall) -> list[int]:
         """Returns the key of the kernel that sets the size of the output, if it may change."""
@@ -100,21 +115,30 @@ class Measurement(OriginWatcher):
         return [id(kernel.variable)] if kernel.is_set and not kernel.unseen else []
 
     def output(self, call: LayerCall, tensor: Any) -> float:
-        """Returns the second moment of an output; refuses NaN, and zeros without a reason."""
+        """Returns the second moment of an output; refuses NaN, and takes note of zeros."""
         if not self._measures:
             return 0.0
-        moment = mean_square(tensor)
-        if not isinstance(call.layer, keras.layers.Layer):
+        moment, is_layer = mean_square(tensor), isinstance(call.layer, keras.layers.Layer)
+        if moment:
+            self.zeros.heard(call.layer)
+        elif call.inputs and 0 not in tensor.shape:
+            self.zeros.returned(call, tensor, self._zeros(call) if is_layer else None)
+        if not is_layer:
             return moment  # masks have infinities, and states begin at zero
         if not math.isfinite(moment):
             raise NotMeasurable(f"`{self.path(call.layer)}` returns NaN or infinity.")
-        if moment == 0.0 and call.inputs and 0 not in tensor.shape and not _may_be_zero(call):
-            hint = " Give samples that differ: it subtracts their mean."
-            raise NotMeasurable(
-                f"`{self.path(call.layer)}` returns zeros only, so no later layer can be measured."
-                + (hint if is_normalisation(call.layer) else "")
-            )
         return moment
+
+    def _zeros(self, call: LayerCall) -> Note | None:
+        """Returns the note about a layer that returns zeros, `None` of one with a reason."""
+        if may_be_zero(call):
+            return None
+        hint = " Give samples that differ: it subtracts their mean."
+        return Note(
+            "zeros",
+            f"zeros: `{self.path(call.layer)}` returns zeros only, so what follows it alone cannot "
+            "be measured." + (hint if is_normalisation(call.layer) else ""),
+        )
 
     def _kernel_call(self, call: LayerCall) -> Any:
         """Returns the outputs of a layer that holds kernels of its own."""
@@ -129,14 +153,42 @@ class Measurement(OriginWatcher):
                 self._analytic(kernel, kernel.activation)
             return call.run()
         if first_output is not None:
+            self._fit(kernels[0], lambda: mean_square(first_output(layer, call.args[0])))
             self._scaled(kernels[:1], first_output(layer, call.args[0]), call.inputs)
         elif len(kernels) > 1:
             return self._joint_call(call)
-        outputs = self.observe(call)
         kernel = kernels[-1]
-        if call.observed and (is_of_keras(layer) or self._is_linear(kernel, call)):
+        if is_of_keras(layer):
+            self._fit(kernel, lambda: self._probed(call))
+        outputs = self.observe(call)
+        if is_of_keras(layer):
+            if not call.observed:  # such as the scale of an additive attention
+                self._analytic(kernel, kernel.activation)
+            return outputs
+        if call.observed and self._is_linear(kernel, call):
             return outputs
         return self._joint_call(call) if kernel.is_set else outputs
+
+    def _fit(self, kernel: PlannedVariable, measured: Callable[[], float]) -> None:
+        """Gives a kernel with a constraint the gain that it allows."""
+        constraints.fit(
+            kernel,
+            self._settings._replace(mode="fan_in"),
+            self._target(kernel),
+            lambda values: self._scope.add_update((kernel.variable, values)),
+            measured,
+        )
+
+    def _probed(self, call: LayerCall) -> float:
+        """Returns the second moment of a pre-activation, of which nothing is recorded."""
+        probe = replace(call, verified=[])
+        self.observe(probe)
+        before = math.prod(_gain(earlier) for earlier in call.kernels[:-1])
+        return probe.verified[-1] * before**2 if probe.verified else 0.0
+
+    def _target(self, kernel: PlannedVariable) -> float:
+        """Returns the second moment that the pre-activation of a kernel is to have."""
+        return self._factors.get(id(kernel.variable), 1.0) ** 2
 
     def _is_linear(self, kernel: PlannedVariable, call: LayerCall) -> bool:
         """Returns whether the pre-activation of a user's layer is linear in its kernel."""
@@ -160,7 +212,7 @@ class Measurement(OriginWatcher):
         if not any(one.gain is None for one in kernels):
             return call.run()
         offset = self._offset(call, kernels)
-        target = min(self._factors.get(id(one.variable), 1.0) for one in kernels) ** 2
+        target = min(map(self._target, kernels))
 
         def moment() -> float:
             again = replace(call, verified=[])
@@ -245,15 +297,17 @@ class Measurement(OriginWatcher):
         if not math.isfinite(moment):
             raise NotMeasurable(f"The pre-activation of `{kernel.path}` is NaN or infinity.")
         if moment == 0.0:
-            if any(mean_square(origin.tensor) for origin in inputs) and not _is_zero(kernel):
-                raise NotMeasurable(
-                    f"The pre-activation of `{kernel.path}` is zero for inputs that are not, so "
-                    "the kernel has no gain."
-                )
+            if self.zeros.explains(kernel.layer, inputs):
+                self._silenced.add(id(kernel))
+            elif any(mean_square(origin.tensor) for origin in inputs) and not _is_zero(kernel):
+                text = f"zeros: the pre-activation of `{kernel.path}` is zero for other inputs"
+                self.zeros.add(kernel.layer, Note("zeros", text))
+        elif kernel.is_set and kernel.gain is None and kernel.scale_is_fixed:
+            kernel.rule, kernel.gain = constraints.RULE, 1.0
         elif kernel.is_set and kernel.gain is None:
             kernel.rule = "measured"
-            kernel.target = self._factors.get(id(kernel.variable), 1.0) ** 2
-            kernel.gain = float(f"{math.sqrt(kernel.target / moment):.3g}")
+            kernel.target = self._target(kernel)
+            kernel.gain = constraints.rounded_gain(1.0, kernel.target / moment)
         gain = _gain(kernel)
         kernel.moments.append(moment * gain * gain)
         return value if gain == 1.0 else value * gain
@@ -263,7 +317,9 @@ class Measurement(OriginWatcher):
         if not kernel.is_set or kernel.gain is not None:
             return
         kernel.activation = activation
-        if kernel.recurrent:
+        if kernel.scale_is_fixed:
+            kernel.rule, kernel.gain = constraints.RULE, 1.0
+        elif kernel.recurrent:
             kernel.rule, kernel.gain = "orthogonal per gate", 1.0
         else:
             kernel.rule = "analytic"
@@ -272,7 +328,10 @@ class Measurement(OriginWatcher):
     def give_up(self, kernel: PlannedVariable) -> None:
         """Gives the analytic gain to a kernel whose inputs were zero at every call."""
         text = f"dead input: {kernel.path} receives only zeros"
-        self.notes.append(Note("dead-input", text))
+        if id(kernel) in self._silenced:
+            self.notes.append(Note("by-design", f"{text}, from a kernel that is kept as zeros"))
+        else:
+            self.notes.append(Note("dead-input", text))
         self._analytic(kernel, kernel.activation)
 
     def _place(self, kernel: PlannedVariable) -> None:
@@ -324,21 +383,5 @@ def _is_zero(kernel: PlannedVariable) -> bool:
 
 
 def _gain(kernel: PlannedVariable) -> float:
-    """Returns the gain of a kernel drawn with gain 1; 1 of one that is left."""
-    return 1.0 if kernel.gain is None else kernel.gain
-
-
-def _may_be_zero(call: LayerCall) -> bool:
-    """Returns whether a layer returns zeros for a reason: zero inputs, a mask, a zero factor."""
-    layer = call.layer
-    if not all(mean_square(origin.tensor) for origin in call.inputs):
-        return True
-    if not is_of_keras(layer):
-        # A user's layer, such as a mask, or a branch with a factor that starts at zero.
-        factors = [one for one in own(layer).weights if one.name != "bias"]
-        return not layer.weights or any(not mean_square(one.value) for one in factors)
-    if is_normalisation(layer):
-        scale = getattr(layer, "gamma", getattr(layer, "scale", None))
-        return scale is not None and keras.ops.is_tensor(scale.value) and not mean_square(scale)
-    rectifiers = (keras.layers.Activation, keras.layers.PReLU, keras.layers.ReLU)
-    return isinstance(layer, rectifiers) and number(keras.ops.max(call.inputs[0].tensor)) <= 0.0
+    """Returns the gain of a kernel drawn with gain 1; 1 of one that is left, or is placed."""
+    return 1.0 if kernel.gain is None or kernel.placed else kernel.gain

@@ -12,13 +12,15 @@ import keras
 
 from keras_he.backend.framework import framework
 from keras_he.errors import KerasHeError, NotMeasurable
+from keras_he.initialize_model import constraints
 from keras_he.initialize_model.gradient import measure_gradient
 from keras_he.initialize_model.measure import Measurement
 from keras_he.initialize_model.planned_variable import PlannedVariable, seed_of
 from keras_he.initialize_model.records import Pass, Plan, Request
 from keras_he.initialize_model.verify import Verification, backward_moments
+from keras_he.layers.constants import chosen_constants
 from keras_he.layers.kinds import has_fixed_threshold
-from keras_he.layers.path_patterns import selected
+from keras_he.layers.path_patterns import names, selected
 from keras_he.layers.variables import remade_value, variables
 from keras_he.layers.walk import Place, layer_paths, not_built, random_layers
 from keras_he.notes import NO_NOTE, Note, listed
@@ -69,6 +71,7 @@ def make_plan(
     for one in plan.variables:
         if one.is_set and one.gain is None:
             one.rule, one.gain = NOT_REACHED, 1.0
+    plan.notes += constraints.notes(plan.variables, plan.settings)
     return plan
 
 
@@ -79,6 +82,8 @@ def _select(found: Sequence[PlannedVariable], request: Request) -> None:
     chosen = selected([one.path for one in found], request.only, request.skip)
     for one in found:
         one.left = one.left or (NO_NOTE if one.path in chosen else _NOT_SELECTED)
+        if request.constants == "keep" and not (one.left or names(request.only, one.path)):
+            one.left = chosen_constants(one)
         one.is_set = one.role == "kernel" and not one.left
     for one in found:
         if one.is_set and has_fixed_threshold(one.layer):
@@ -118,7 +123,7 @@ def _measure(plan: Plan, given: Pass, request: Request) -> None:
             watcher.give_up(one)
     trace = watcher.trace
     plan.random_layers = random_layers(watcher.called.values(), given.paths)
-    plan.notes += watcher.notes + _merges(trace)
+    plan.notes += watcher.zeros.notes() + watcher.notes + _merges(trace)
     plan.chain = [] if trace.runs or trace.left else _chain(plan)
 
 
@@ -224,7 +229,8 @@ def _chain(plan: Plan) -> list[PlannedVariable]:
     reached.sort(key=lambda one: one.order or 0)
     chain = list({id(one.layer): one for one in reached}.values())
     alone = all(
-        one.kernels_before == place and len(one.moments) == 1 for place, one in enumerate(chain)
+        one.kernels_before == place and len(one.moments) == 1 and one.left.kind != "by-design"
+        for place, one in enumerate(chain)
     )
     return chain if alone else []
 
@@ -249,7 +255,7 @@ def _take_to_mode(plan: Plan, given: Pass) -> None:
                 ratios[id(one.layer)] = earlier / later
     last = {id(one.layer): one for one in plan.variables if one.role == "kernel"}
     for one in plan.variables:
-        if one.is_set and one.rule.startswith("measured"):
+        if one.is_set and (one.rule.startswith("measured") or one.rule == constraints.RULE):
             # The ratio is that of the layer's output, so of its last kernel.
             ratio = ratios.get(id(one.layer)) if one is last[id(one.layer)] else None
             one.gain = _gain_of_mode(one, plan.settings.mode, ratio)

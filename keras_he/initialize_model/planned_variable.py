@@ -7,12 +7,15 @@ from typing import Any, NamedTuple
 
 import keras
 
+from keras_he.backend.tensors import mean_square, number
 from keras_he.initializers.kaiming import CLASSES, Kaiming, KaimingOrthogonal
 from keras_he.layers.variables import ModelVariable
 from keras_he.sampling.laws import LawName
 from keras_he.theory.standard_deviation import Mode
 
 JOINTLY = "measured with its layer"  # the rule of kernels whose pre-activations cannot be observed
+_ROUNDING = 1e-5  # by which equal values differ, over the largest
+_ALIKE = 1e-2  # the same of half precision, and of constraints, which add an epsilon
 
 
 class Settings(NamedTuple):
@@ -31,7 +34,8 @@ class PlannedVariable(ModelVariable):
         is_set: Whether it is a kernel that gets new values.
         layout: Its layout, where it lies on several devices.
         rule: How its values are found: `"measured"`, `JOINTLY`, `"analytic"`, `"orthogonal per
-            gate"`, the name of an initializer of its layer, or `"batch statistics"`.
+            gate"`, the name of an initializer of its layer, `"batch statistics"`, or `"constraint"`
+            of a kernel whose constraint sets its scale.
         gain: Of kernels, the factor over `1 / sqrt(fan)`.
         std: The standard deviation of the values of a kernel that is set.
         target: The second moment that the pre-activation of a kernel is to have: 1, or `1 / n`
@@ -47,6 +51,7 @@ class PlannedVariable(ModelVariable):
         input_size: The number of elements of the inputs of its layer.
         output_shape: Shape of the pre-activation.
         order: Its place in the order of execution, `None` where the pass did not reach it.
+        placed: Whether the pass holds its final values, in place of those of gain 1.
     """
 
     seed: int = 0
@@ -67,6 +72,7 @@ class PlannedVariable(ModelVariable):
     input_size: int = 0
     output_shape: tuple[int, ...] = ()
     order: int | None = None
+    placed: bool = False
     _made: tuple[tuple[Settings, float, bool], Kaiming] | None = None
 
     @property
@@ -99,7 +105,7 @@ class PlannedVariable(ModelVariable):
     def forget(self) -> None:
         """Takes back what a pass has found."""
         self.rule, self.gain, self.target, self.activation = "", None, 1.0, None
-        self.order, self.chained = None, False
+        self.order, self.chained, self.placed = None, False, False
         self.moments.clear()
 
     def initializer(self, settings: Settings, gain: float, *, seeded: bool = True) -> Kaiming:
@@ -112,9 +118,63 @@ class PlannedVariable(ModelVariable):
         return self._made[1]
 
     def draw(self, settings: Settings, gain: float) -> Any:
-        """Returns the kernel's values under a gain."""
+        """Returns the kernel's values under a gain, as its constraint leaves them."""
+        values = self._drawn(settings, gain)
+        if self.constraint is None:
+            return values
+        kept = keras.ops.cast(self.constraint(values), values.dtype)
+        return values if self._equal(kept, values) else kept
+
+    def _drawn(self, settings: Settings, gain: float) -> Any:
         initializer = self.initializer(settings, gain)
         return initializer(self.shape, self.variable.dtype, self.layout)
+
+    @property
+    def constraint(self) -> Any:
+        """What training applies to the kernel after each step; `None` for nothing."""
+        return getattr(self.variable, "constraint", None)
+
+    def is_constrained(self, settings: Settings) -> bool:
+        """Returns whether its constraint changes what is drawn for it."""
+        if self.constraint is None or self.gain is None:
+            return False
+        drawn = self._drawn(settings, self.gain)
+        return not self._equal(self.draw(settings, self.gain), drawn)
+
+    def share_left(self, settings: Settings) -> float:
+        """Returns the second moment that its constraint leaves, over that of what is drawn."""
+        assert self.gain is not None
+        drawn = mean_square(self._drawn(settings, self.gain))
+        return mean_square(self.draw(settings, self.gain)) / drawn if drawn else 1.0
+
+    def is_stable(self, settings: Settings) -> bool:
+        """Returns whether its constraint leaves the planned values as they are."""
+        assert self.gain is not None
+        values = self.draw(settings, self.gain)
+        changed = mean_square(self.constraint(values) - values)
+        return changed <= _ALIKE**2 * mean_square(values)
+
+    def scales_by(self, settings: Settings, gain: float) -> bool:
+        """Returns whether its values under a gain are those of gain 1, times the gain."""
+        return self._equal(self.draw(settings, gain), self.draw(settings, 1.0) * gain)
+
+    @cached_property
+    def scale_is_fixed(self) -> bool:
+        """Whether its constraint gives it the same size, however large or small it is drawn."""
+        if self.constraint is None:
+            return False
+        drawn = self._drawn(Settings("normal", "fan_in"), 1.0)
+        small, one, large = (self.constraint(drawn * factor) for factor in (1e-3, 1.0, 1e3))
+        apart = max(mean_square(one - small), mean_square(one - large))
+        return apart < _ALIKE**2 * mean_square(one)
+
+    def _equal(self, one: Any, other: Any) -> bool:
+        """Returns whether two values of the kernel are equal up to rounding."""
+        half = self.variable.dtype in ("float16", "bfloat16")
+        wide = [keras.ops.cast(each, "float32") for each in (one, other)]
+        apart = number(keras.ops.max(keras.ops.abs(wide[0] - wide[1])))
+        largest = number(keras.ops.max(keras.ops.abs(wide[1])))
+        return apart <= (_ALIKE if half else _ROUNDING) * largest
 
     @cached_property
     def value_range(self) -> tuple[float, float]:

@@ -49,6 +49,7 @@ class Request(NamedTuple):
     backward: bool
     only: Any
     skip: Any
+    constants: str
 
 
 class Pass(NamedTuple):

@@ -47,7 +47,11 @@ def reproduced(model: Any, plan: Plan, initializers: list[Assignment]) -> set[in
     return {
         one.seed
         for one in plan.variables
-        if one.is_set and not one.shared_attribute and f": {one.seed}" in config
+        if one.is_set
+        and not one.shared_attribute
+        and f": {one.seed}" in config
+        # A layer applies its constraint in training, not when it is built.
+        and not one.is_constrained(plan.settings)
     }
 
 

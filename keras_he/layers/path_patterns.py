@@ -1,6 +1,6 @@
 """Path patterns and predicates that select variables, for `only` and `skip`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -21,6 +21,12 @@ def selected(paths: Sequence[str], only: Any, skip: Any) -> set[str]:
     """
     chosen = set(paths) if only is None else _chosen("only", only, paths)
     return chosen if skip is None else chosen - _chosen("skip", skip, paths)
+
+
+def names(choice: Any, path: str) -> bool:
+    """Returns whether a choice names a variable by its own path, not by a pattern or a layer."""
+    several = isinstance(choice, Collection) and not isinstance(choice, str)
+    return path == choice or (several and path in choice)
 
 
 def _chosen(argument: str, choice: Any, paths: Sequence[str]) -> set[str]:

@@ -38,7 +38,9 @@ class Extreme(NamedTuple):
     largest: int
 
 
-def extremes(energies: Sequence[float], limit: float) -> Iterator[Extreme]:
+def extremes(
+    energies: Sequence[float], limit: float, intended: Sequence[float] | None = None
+) -> Iterator[Extreme]:
     """Yields where the gradient vanishes or explodes on its way back.
 
     Single branches that get little, such as those with a layer scale, are left out, and so are
@@ -48,17 +50,19 @@ def extremes(energies: Sequence[float], limit: float) -> Iterator[Extreme]:
         energies: Squared length, for one sample, of the gradient by each pre-activation, in the
             order of execution. The width of a layer and its number of positions do not change it.
         limit: The factor between two energies that is too much.
+        intended: Factors that a last kernel takes off on purpose, of its own energy; `None` for 1.
     """
     seen = [place for place, energy in enumerate(energies) if 0.0 < energy < math.inf]
     if not seen:
         return
-    largest = max(seen, key=energies.__getitem__)
-
-    def is_little(place: int) -> bool:
-        return energies[place] < energies[largest] / limit
-
-    before = list(takewhile(is_little, seen))
-    behind = list(takewhile(is_little, reversed(seen)))
+    passed_on = [
+        energy * factor
+        for energy, factor in zip(energies, intended or [1.0] * len(energies), strict=True)
+    ]
+    largest = max(seen, key=passed_on.__getitem__)
+    little = passed_on[largest] / limit
+    before = list(takewhile(lambda place: passed_on[place] < little, seen))
+    behind = list(takewhile(lambda place: energies[place] < little, reversed(seen)))
     for verdict, small, step in (("vanishing", before, 1), ("exploding", behind, 0)):
         if small:
             best = max(small, key=energies.__getitem__)

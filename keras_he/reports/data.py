@@ -85,7 +85,8 @@ class Row:
             compensates for the preceding activation.
         std: Of kernels that were set, the standard deviation of the new values; in an audit, the
             expected one, which follows from the fans and the preceding activation.
-        rule: How its values were found; empty if it was left unchanged.
+        rule: How its values were found; empty if it was left unchanged. `"constraint"` is a kernel
+            whose constraint sets its scale.
         left: Why it was left unchanged, or not observed; empty otherwise. `left.kind` tells a
             program.
         moments: Second moment (mean of the squares) of the pre-activation at each call of the

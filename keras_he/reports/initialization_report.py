@@ -9,7 +9,15 @@ from keras_he.reports.data import NOT_REACHED, Row, ratios, spread_of
 from keras_he.reports.report import Report
 
 # Kinds of warnings that `check` raises on.
-_GAPS = ("dead-input", "not-built", "growing-trunk", "gradient", "zero-gradient")
+_GAPS = (
+    "zeros",
+    "dead-input",
+    "constraint",
+    "not-built",
+    "growing-trunk",
+    "gradient",
+    "zero-gradient",
+)
 _KEPT = 1.5  # factor by which a second moment may miss its target before the head names it
 _ON_PURPOSE = ("not-selected", "frozen", "quantized", "lora", "integers")
 
@@ -39,6 +47,7 @@ class InitializationReport(Report):
 
     audited = False
     _job = "initialization"
+    _urgent = _GAPS
 
     mode: str
     law: str
@@ -66,12 +75,13 @@ class InitializationReport(Report):
                 wider, because
                 `Dropout` changes the second moment by `1 / (1 - rate)` in training mode alone.
             skipped: Whether to accept kernels that were left on purpose: by `only` and `skip`,
-                frozen, quantized, or under LoRA.
+                frozen, quantized, or under LoRA. Kernels that are constant by design are accepted
+                anyway.
 
         Raises:
             ReportProblem: With all problems.
         """
-        accepted = ("lookup-table", *(_ON_PURPOSE if skipped else ()))
+        accepted = ("lookup-table", "by-design", *(_ON_PURPOSE if skipped else ()))
         problems = [
             f"{row.path} was not set: {row.left}"
             for row in self.kernels
@@ -100,8 +110,10 @@ class InitializationReport(Report):
     def _head(self) -> str:
         done = "initialized" if self.written else "would be initialized"
         count = sum(not row.left for row in self.kernels)
+        kept = sum(row.left.kind == "by-design" for row in self.kernels)
+        beside = f", {kept} kept by design" if kept else ""
         told = [
-            f"{self.model}: {count} of {len(self.kernels)} kernels {done} "
+            f"{self.model}: {count} of {len(self.kernels)} kernels {done}{beside} "
             f"({self.law}, {self.mode}, seed {self.seed})",
             *self._shortfalls(),
         ]

@@ -36,6 +36,7 @@ class Report(ABC):
 
     audited: ClassVar[bool]
     _job: ClassVar[Literal["initialization", "audit"]]
+    _urgent: ClassVar[tuple[str, ...]] = ()  # kinds of warnings that stand above the table
 
     model: str
     rows: tuple[Row, ...]
@@ -134,7 +135,8 @@ class Report(ABC):
         Example:
             >>> import keras, keras_he
             >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(64, "relu"),
-            ...                           keras.layers.Dense(1, kernel_initializer="zeros")])
+            ...                           keras.layers.Dense(1)])
+            >>> _ = model.layers[-1].kernel.assign(keras.ops.zeros((64, 1)))
             >>> before = keras_he.audit(model)
             >>> _ = keras_he.initialize(model, seed=1)
             >>> [finding.verdict for finding in before.compare(keras_he.audit(model)).gone]
@@ -145,11 +147,14 @@ class Report(ABC):
         return Comparison(self, other)
 
     def __str__(self) -> str:
-        foot = [*self._foot(), *(f"! {text}" for text in self.warnings)]
+        urgent = [note for note in self.warnings if note.kind in self._urgent]
+        others = [note for note in self.warnings if note.kind not in self._urgent]
+        foot = [*self._foot(), *(f"! {text}" for text in others)]
         if self.random_layers:
             count = len(self.random_layers)
             foot.append(f"Random layers: {count}. Their masks differ between backends.")
-        return report_text(self._job, self._head(), self._lines(), foot)
+        head = [self._head(), *(f"! {text}" for text in urgent)]
+        return report_text(self._job, head, self._lines(), foot)
 
     @abstractmethod
     def _head(self) -> str:

@@ -20,7 +20,7 @@ _WIDE = 96  # columns from which a table has those that the others imply
 
 def report_text(
     job: Literal["initialization", "audit"],
-    head: str,
+    head: Sequence[str],
     lines: Sequence[Line],
     foot: Sequence[str],
 ) -> str:
@@ -28,16 +28,18 @@ def report_text(
 
     Args:
         job: Whose report it is.
-        head: The line above the table.
+        head: The paragraphs above the table.
         lines: The lines of the table.
-        foot: The paragraphs below it; lines after the first of each are indented.
+        foot: The paragraphs below it. Lines after the first of a paragraph are indented.
     """
     width = max(_LEAST, min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns))
     columns = columns_of(job, "wide" if width >= _WIDE else "narrow")
     cells = [[column.cell(line) for column in columns] for line in lines]
     table = [grid([column.title for column in columns], cells)] if lines else []
-    below = [Text(line) for text in foot for line in _wrapped(text, width)]
-    return rendered([head, *table, *below], width)
+    above, below = (
+        [Text(line) for text in texts for line in _wrapped(text, width)] for texts in (head, foot)
+    )
+    return rendered([*above, *table, *below], width)
 
 
 def rendered(parts: Sequence[Table | Text | str], width: int) -> str:

@@ -125,6 +125,14 @@ def made(architecture, position, verdict, kinds=KERNELS, **arguments):
     return Plant(rebuilt(model, layer.name, **arguments), verdict, (layer.name,))
 
 
+def filled(architecture, position, value):
+    """Writes one value everywhere into a kernel whose initializer draws others."""
+    model = initialized(GOOD[architecture])
+    layer = having(model, *KERNELS)[position]
+    kernel_of(layer).assign(np.full(tuple(kernel_of(layer).shape), value, "float32"))
+    return Plant(model, "constant", (layer.name,))
+
+
 def holed(architecture, position, value):
     """Puts one value that is no number into a kernel."""
     model = initialized(GOOD[architecture])
@@ -368,25 +376,17 @@ PLANTS: dict[str, Callable[[], Plant]] = {
     },
     "saturated, gate": lambda: scaled("U-Net", -1, 30.0, "saturated"),
     **{
-        f"constant, {name} {at}": lambda name=name, at=at, value=value: made(
-            name,
-            at,
-            "constant",
-            (layers.Dense, layers.Conv2D, layers.Conv2DTranspose),
-            kernel_initializer=value,
-        )
+        f"constant, {name} {at}": lambda name=name, at=at, value=value: filled(name, at, value)
         for name, at, value in (
-            ("dense", 2, "zeros"),
-            ("dense", 1, "ones"),
-            ("convolutions", 3, "zeros"),
-            ("decoder", 1, keras.initializers.Constant(0.01)),
-            ("U-Net", 6, "zeros"),
-            ("transformer", 2, "zeros"),
+            ("dense", 2, 0.0),
+            ("dense", 1, 1.0),
+            ("convolutions", 3, 0.0),
+            ("decoder", 1, 0.01),
+            ("U-Net", 6, 0.0),
+            ("transformer", 2, 0.0),
+            ("separable", 1, 0.0),
         )
     },
-    "constant, depthwise": lambda: made(
-        "separable", 1, "constant", (layers.SeparableConv2D,), depthwise_initializer="zeros"
-    ),
     **{
         f"NaN, {name}": lambda name=name: holed(name, 2, np.nan)
         for name in ("dense", "convolutions", "separable", "transformer")

@@ -56,17 +56,10 @@ def not_a_number(call):
     )
 
 
-def all_zero(call):
-    return lambda *args, **kwargs: keras.tree.map_structure(
-        lambda one: one * 0.0, call(*args, **kwargs)
-    )
-
-
 FAULTS = {
     "raises": (raising, RuntimeError),
     "interrupt": (interrupted, Stop),
     "NaN": (not_a_number, keras_he.KerasHeError),
-    "zeros": (all_zero, keras_he.KerasHeError),
 }
 
 

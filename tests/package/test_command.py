@@ -84,7 +84,8 @@ def folder(tmp_path_factory):
     model = sequential(L.Dense(16, "relu", kernel_initializer="he_linear"), L.Dense(4))
     model.save(folder / "model.keras")
     for ending in (".keras", ".h5"):
-        flawed = sequential(L.Dense(16, "relu"), L.Dense(4, kernel_initializer="zeros"))
+        flawed = sequential(L.Dense(16, "relu"), L.Dense(4))
+        flawed.layers[-1].kernel.assign(np.zeros((16, 4)))
         flawed.save(folder / f"flawed{ending}")
     ours = sequential(
         L.Dense(16, "relu", kernel_initializer="he_linear_uniform"),

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import keras
 
 from keras_he.backend.framework import framework
+from keras_he.backend.tensors import as_tensors
 from keras_he.errors import KerasHeError, NotMeasurable
 from keras_he.initialize_model.measure import Measurement
 from keras_he.initialize_model.planned_variable import PlannedVariable, Settings, seed_of
@@ -20,7 +21,7 @@ from keras_he.layers.kinds import has_fixed_threshold
 from keras_he.layers.path_patterns import selected
 from keras_he.layers.variables import remade_value, variables
 from keras_he.layers.walk import Place, layer_paths, not_built, random_layers
-from keras_he.notes import NO_NOTE, Note
+from keras_he.notes import Note
 from keras_he.passes.forward import forward
 from keras_he.passes.model_checks import Progress
 from keras_he.passes.moving_statistics import MovingStatistics, initial
@@ -98,7 +99,7 @@ def make_plan(
     _select(plan.variables, request)
     plan.notes += not_built(survey)
     if batch is not None:
-        inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, batch)
+        inputs = as_tensors(batch)
         given = _Pass(model, inputs, layer_paths(survey), pass_seed, progress)
         try:
             watcher = _measure(plan, given, request)
@@ -124,9 +125,10 @@ def _select(found: Sequence[PlannedVariable], request: Request) -> None:
     """Decides which variables change, and gives each its seed."""
     for one in found:
         one.seed = seed_of(request.seed, one.key)
-    chosen = selected([one.path for one in found], request.only, request.skip)
+    by_path = {one.path: one.variable for one in found}
+    chosen = selected(by_path, request.only, request.skip)
     for one in found:
-        one.left = one.left or (NO_NOTE if one.path in chosen else _NOT_SELECTED)
+        one.left = one.left if one.path in chosen else _NOT_SELECTED
         one.is_set = one.role == "kernel" and not one.left
     for one in found:
         if one.is_set and has_fixed_threshold(one.layer):

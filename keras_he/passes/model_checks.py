@@ -8,6 +8,7 @@ import keras
 from keras_he.backend.foreign import hint
 from keras_he.backend.framework import framework
 from keras_he.backend.keras_private import layers_inside
+from keras_he.backend.tensors import as_tensors
 from keras_he.errors import invalid
 from keras_he.layers.walk import Place, places
 
@@ -24,14 +25,18 @@ def check_model(model: Any) -> None:
 
 def survey_of(model: Any, batch: Any) -> list[Place]:
     """Returns the places of a model, which is built first if it is not built."""
-    if not any(map(_lacks_weights, layers_inside(model))):
-        return list(places(model))
     if batch is not None:
-        with framework.apart():
-            model(keras.tree.map_structure(keras.ops.convert_to_tensor, batch))
-    elif not model.built:
+        build(model, batch)
+    elif not model.built and any(map(_lacks_weights, layers_inside(model))):
         raise invalid("model", "built where no data is given", model, "Call it once, or give data.")
     return list(places(model))
+
+
+def build(model: Any, batch: Any) -> None:
+    """Calls a model on a batch if a layer in it may lack weights."""
+    if any(map(_lacks_weights, layers_inside(model))):
+        with framework.apart():
+            model(as_tensors(batch))
 
 
 def _lacks_weights(layer: Any) -> bool:

@@ -9,7 +9,8 @@ from keras_he.reports.data import NOT_REACHED, Row
 from keras_he.reports.report import Report
 
 _GAPS = ("dead-input", "not-built", "growing-trunk")  # kinds of warnings that `check` raises on
-_ON_PURPOSE = ("not-selected", "frozen", "quantized", "lora", "integers")
+_ACCEPTED = ("lookup-table", "not-selected")  # kinds of reasons that `check` accepts
+_ON_PURPOSE = ("frozen", "quantized", "lora", "integers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,8 @@ class InitializationReport(Report):
 
     Attributes:
         model: Name of the model.
+        data: What it was measured on, such as `"64 drawn samples: standard normal values"`; empty
+            if it was not measured.
         mode: `"fan_in"`, `"fan_out"` or `"fan_avg"`.
         law: Law of the kernels, such as `"normal"`.
         seed: The seed. The same seed draws the same weights.
@@ -43,15 +46,16 @@ class InitializationReport(Report):
     def check(self, *, spread: float = math.log10(1.5), skipped: bool = False) -> None:
         """Raises if a kernel was not set, or the forward signal is not kept: for use in CI.
 
+        Kernels that `only` and `skip` left out are not looked at.
+
         Args:
             spread: Decades (factors of 10) that `forward_spread` may reach.
-            skipped: Whether to accept kernels that were left on purpose: by `only` and `skip`,
-                frozen, quantized, or under LoRA.
+            skipped: Whether to accept kernels that are frozen, quantized, or under LoRA.
 
         Raises:
             ReportProblem: With all problems.
         """
-        accepted = ("lookup-table", *(_ON_PURPOSE if skipped else ()))
+        accepted = (*_ACCEPTED, *(_ON_PURPOSE if skipped else ()))
         problems = [
             f"{row.path} was not set: {row.left}"
             for row in self.kernels
@@ -74,7 +78,8 @@ class InitializationReport(Report):
         count = sum(not row.left for row in self.kernels)
         return (
             f"{self.model}: {count} of {len(self.kernels)} kernels {done} "
-            f"({self.law}, {self.mode}, seed {self.seed})."
+            f"({self.law}, {self.mode}, seed {self.seed})"
+            f"{self.data and f', measured on {self.data}'}."
         )
 
     def _foot(self) -> list[str]:

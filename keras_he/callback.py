@@ -1,5 +1,6 @@
 """A Keras callback that audits a model while it is trained."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,8 +8,10 @@ import keras
 
 from keras_he.audit_model.audit import audit
 from keras_he.backend.foreign import hint, is_keras_2
+from keras_he.backend.keras_private import call_first
 from keras_he.errors import invalid
 from keras_he.layers.path_patterns import selected
+from keras_he.passes.inputs import has_targets
 from keras_he.reports.audit_report import AuditReport
 from keras_he.reports.data import Row
 from keras_he.theory.kernel_geometry import integer
@@ -17,8 +20,14 @@ from keras_he.theory.kernel_geometry import integer
 class SignalLogger(keras.callbacks.Callback):
     """Runs `keras_he.audit` every `every` steps, and adds its figures to the logs of each epoch.
 
-    `History`, `CSVLogger`, `TensorBoard` and `EarlyStopping` receive the figures of the last audit
-    if they follow this callback in the list of callbacks. A decade is a factor of ten.
+    `History`, `CSVLogger`, `TensorBoard` and `EarlyStopping` receive the figures of the last audit,
+    in any order of the callbacks: when training begins, this one moves to the front. A decade is a
+    factor of ten.
+
+    The gradient is that of the loss with which the model is compiled, if `data` has targets: as
+    `(inputs, targets)` or a dataset of both. A callback does not see the batches of `fit`, so
+    without targets, and without a compiled loss, the gradient is that of the sum of all outputs,
+    weighted by standard normal draws.
 
     | key | figure |
     |---|---|
@@ -37,7 +46,8 @@ class SignalLogger(keras.callbacks.Callback):
     Args:
         data: The batch that every audit uses; as for `keras_he.audit`, `None` included.
         every: Steps between two audits. The first audit is before training.
-        loss: As for `keras_he.audit`.
+        loss: As for `keras_he.audit`; in place of the compiled loss.
+        loss_weights: As for `keras_he.audit`, for this `loss`.
         backward: Whether to measure the gradient too.
         kernels: Paths of kernels to log one by one: shell patterns, or a function of a path.
 
@@ -61,6 +71,7 @@ class SignalLogger(keras.callbacks.Callback):
         *,
         every: int = 100,
         loss: Any = None,
+        loss_weights: Any = None,
         backward: bool = True,
         kernels: Any = (),
     ) -> None:
@@ -71,7 +82,9 @@ class SignalLogger(keras.callbacks.Callback):
             self.every = 0
         if self.every < 1:
             raise invalid("every", "a number of steps, at least 1", every)
-        self._data, self._loss, self._backward = data, loss, backward
+        self._data, self._backward = data, backward
+        self._loss, self._loss_weights = loss, loss_weights
+        self._taken = (loss, loss_weights)
         self._kernels = kernels
         self._steps = 0
         self._figures: dict[str, float] = {}
@@ -85,6 +98,10 @@ class SignalLogger(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Audits the model before the first step."""
+        call_first(self)
+        self._taken = (self._loss, self._loss_weights)
+        if self._loss is None and self._backward and has_targets(self.model, self._data):
+            self._taken = _compiled_loss(self.model)
         self._steps = 0
         self.reports.clear()
         self._audit()
@@ -107,9 +124,21 @@ class SignalLogger(keras.callbacks.Callback):
 
     def _audit(self) -> None:
         # `self.model` also updates the variables, which Keras leaves behind on JAX within an epoch.
-        report = audit(self.model, self._data, loss=self._loss, backward=self._backward)
+        loss, weights = self._taken
+        report = audit(
+            self.model, self._data, loss=loss, loss_weights=weights, backward=self._backward
+        )
         self.reports[self._steps] = report
         self._figures = figures(report, self._kernels)
+
+
+def _compiled_loss(model: Any) -> tuple[Any, Any]:
+    """Returns the loss with which a model is compiled, and its weights; `None` without one."""
+    if getattr(model, "loss", None) is None:
+        return None, None
+    with warnings.catch_warnings():  # Keras warns of functions in the config, which is not kept
+        warnings.simplefilter("ignore")
+        return model.loss, model.get_compile_config().get("loss_weights")
 
 
 def figures(report: AuditReport, kernels: Any) -> dict[str, float]:
@@ -123,7 +152,8 @@ def figures(report: AuditReport, kernels: Any) -> dict[str, float]:
         "update_ratio": _largest(rows, "update_ratio"),
         "findings": float(len(report.findings)),
     }
-    paths = selected([row.path for row in rows], kernels, None) if kernels else set()
+    known = dict.fromkeys(row.path for row in rows)
+    paths = selected(known, kernels, None) if kernels else set()
     for row in rows:
         if row.path in paths and row.figures is not None:
             found[f"signal/{row.path}"] = row.moment or 0.0

@@ -19,7 +19,7 @@ from keras_he.audit_model.verdicts import checked_thresholds, in_order
 from keras_he.backend.framework import framework
 from keras_he.backend.keras_private import layers_inside
 from keras_he.backend.randomness import randomness
-from keras_he.backend.tensors import float_tensors, second_moments
+from keras_he.backend.tensors import as_tensors, float_tensors, second_moments
 from keras_he.errors import invalid
 from keras_he.layers.kinds import is_normalisation
 from keras_he.layers.variables import variables
@@ -49,6 +49,7 @@ def audit(
     data: Any = None,
     *,
     loss: Any = None,
+    loss_weights: Any = None,
     backward: bool = True,
     thresholds: Mapping[str, float] | None = None,
 ) -> AuditReport:
@@ -61,10 +62,13 @@ def audit(
     Args:
         model: A model: functional, sequential or subclassed, in any nesting.
         data: The batch, in the forms of `keras_he.initialize`; for a `loss` with targets,
-            `(inputs, targets)` or a dataset of both. `None` draws a standard normal batch.
-        loss: What is differentiated: a Keras loss, its name, or a function of `(targets,
-            outputs)`; or a function of the outputs alone. Its values are averaged. `None` takes the
-            sum of all outputs, weighted by standard normal draws.
+            `(inputs, targets)` or a dataset of both. `None` draws a batch that fits the inputs;
+            `report.data` says what was drawn.
+        loss: What is differentiated: a loss as `model.compile` takes it, which is a Keras loss, its
+            name, or a dict or list of them by output; a function of `(targets, outputs)`; or a
+            function of the outputs alone. Values of functions are averaged. `None` takes the sum of
+            all outputs, weighted by standard normal draws.
+        loss_weights: The weights of several losses, as `model.compile` takes them.
         backward: Whether to measure the gradient too.
         thresholds: Numbers that replace the defaults by which findings are decided, by name:
             `"signal"` and `"gradient"`, factors by which second moments change; `"dead"` and
@@ -104,15 +108,15 @@ def audit(
             backward,
             "TensorFlow, JAX and PyTorch do; `backward=False` looks at the signal alone.",
         )
-    taken, of_targets = read_loss(loss, _SEED)
-    batch, wanted = first_samples(model, data, _SEED, targets=of_targets)
+    taken, of_targets = read_loss(loss, loss_weights, model, _SEED)
+    batch, wanted, described = first_samples(model, data, _SEED, targets=of_targets)
     survey = survey_of(model, batch)
     with randomness(_SEED, holders(model), writes=True):
         return _audited(
             model,
             survey,
             (batch, wanted if of_targets else None),
-            _Request(data, loss is not None, of_targets, backward, limits),
+            _Request(data, described, loss is not None, of_targets, backward, limits),
             taken,
         )
 
@@ -122,6 +126,7 @@ class _Request(NamedTuple):
 
     Attributes:
         data: The data, which remedies name.
+        described: What the report says of the batch.
         has_loss: Whether a loss was given.
         of_targets: Whether it takes targets.
         backward: Whether to measure the gradient.
@@ -129,6 +134,7 @@ class _Request(NamedTuple):
     """
 
     data: Any
+    described: str
     has_loss: bool
     of_targets: bool
     backward: bool
@@ -139,7 +145,7 @@ def _audited(
     model: Any, survey: Sequence[Place], samples: tuple[Any, Any], request: _Request, loss: Any
 ) -> AuditReport:
     """Returns the report of a model that is built, on a batch and its targets."""
-    inputs, targets = keras.tree.map_structure(_as_tensor, samples)
+    inputs, targets = as_tensors(samples)
     if request.of_targets:
         loss = averaged(partial(loss, targets))
     progress = Progress((1 + request.backward) * len(watched(model)))
@@ -171,15 +177,11 @@ def _audited(
     change = None
     if any(given) and returned:
         change = (sum(returned) / len(returned)) / (sum(given) / len(given))
-    return _report(model, found, survey, subject, change)
-
-
-def _as_tensor(value: Any) -> Any:
-    return None if value is None else keras.ops.convert_to_tensor(value)
+    return _report(model, found, survey, subject, change, request.described)
 
 
 def _samples(inputs: Any) -> int:
-    return max(len(one) for one in keras.tree.flatten(inputs))
+    return max(len(one) for one in keras.tree.flatten(inputs) if one is not None)
 
 
 def _normalises_batches(model: Any) -> bool:
@@ -280,6 +282,7 @@ def _report(
     survey: Sequence[Place],
     subject: Subject,
     end_to_end: float | None,
+    data: str,
 ) -> AuditReport:
     kernels = {kernel.path: kernel for kernel in subject.kernels}
     unseen = [one for one in found if one.path not in kernels]
@@ -290,6 +293,7 @@ def _report(
     gradients = [row.figures.gradient for row in rows if row.figures and row.figures.gradient]
     return AuditReport(
         model=model.name,
+        data=data,
         rows=tuple(rows),
         random_layers=tuple(random_layers(layers_inside(model), layer_paths(survey))),
         warnings=(

@@ -23,6 +23,7 @@ newest and the nightly one: 3.12.4, 3.15.1 and 3.16.0.dev2026102704.
 | `random_seed.get_seed` | operations of TensorFlow that draw without a state | all |
 | `context()._seed`, `context()._rng` | the seed of TensorFlow, and how far it was used | all |
 | `global_generator` | the generator of TensorFlow, if there is one | all |
+| `CallbackList.callbacks`, callers | the list in which Keras calls a callback | all |
 | `config.json`, `metadata.json` | the parts of a .keras file | all |
 | `model_config`, `keras_version` | the attributes of an .h5 file | all |
 | messages of `load_model` | why a file does not load | all |
@@ -296,6 +297,26 @@ def built_in_initializers() -> dict[str, Any] | None:
     function = inspect.unwrap(keras.initializers.get)
     table = getattr(function, "__globals__", {}).get("ALL_OBJECTS_DICT")
     return table if isinstance(table, dict) else None
+
+
+def call_first(callback: Any) -> None:
+    """Makes Keras call a callback before the others of its list; called from one of its methods.
+
+    Nothing public leads from a callback to its list, so it is searched among the callers. Without
+    one, such as where a callback of a user calls it, nothing changes.
+    """
+    import keras
+
+    frame = inspect.currentframe()
+    while frame is not None:
+        found = frame.f_locals.get("self")
+        if isinstance(found, keras.callbacks.CallbackList):
+            others = [one for one in found.callbacks if one is not callback]
+            if len(others) < len(found.callbacks):
+                # In place: Keras is going through this list, and goes on after the same place.
+                found.callbacks[:] = [callback, *others]
+            return
+        frame = frame.f_back
 
 
 def is_model_archive(names: Container[str]) -> bool:

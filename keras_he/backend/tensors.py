@@ -29,6 +29,13 @@ def to_array(value: Any) -> NDArray[Any]:
     return np.asarray(value)
 
 
+def as_tensors(values: Any) -> Any:
+    """Returns a nested structure with tensors in place of arrays; `None` stays."""
+    return keras.tree.map_structure(
+        lambda one: None if one is None else keras.ops.convert_to_tensor(one), values
+    )
+
+
 def eager_floats(values: Any) -> list[Any] | None:
     """Returns the tensors of floats in a nested structure, `None` if it holds symbolic tensors."""
     if any(framework.is_symbolic(value) for value in keras.tree.flatten(values)):

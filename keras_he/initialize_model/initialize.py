@@ -16,7 +16,7 @@ from keras_he.initialize_model.records import Plan, Request
 from keras_he.initialize_model.write import apply, assignments, reproduced
 from keras_he.notes import Note
 from keras_he.passes.forward import holders, watched
-from keras_he.passes.inputs import first_batch
+from keras_he.passes.inputs import batch_of
 from keras_he.passes.model_checks import Progress, check_model, survey_of
 from keras_he.passes.preceding_activation import activation_name, preceding_moments
 from keras_he.reports.data import Figures, Row
@@ -59,8 +59,9 @@ def initialize(
             was not built yet, in a dry run too.
         data: What to measure on: an array, or a dict or list of arrays as the model takes them (at
             most 256 samples are used); a `tf.data.Dataset`, a PyTorch `DataLoader` or a
-            `keras.utils.PyDataset`, of which the first batch is taken. `None` draws a standard
-            normal batch that fits the inputs. `False` measures nothing: every kernel gets the gain
+            `keras.utils.PyDataset`, of which the first batch is taken. `None` draws a batch that
+            fits what the first layers take, such as images of 0 to 255 for `Rescaling(1 / 255)`;
+            `report.data` says what was drawn. `False` measures nothing: every kernel gets the gain
             that compensates for the preceding activation.
         mode: `"fan_in"` keeps the signal's second moment, `"fan_out"` the gradient's through
             rectifiers, `"fan_avg"` the mean of both conditions.
@@ -77,9 +78,10 @@ def initialize(
             inference start from the same signal; `"initial"` sets them to 0 and 1.
         backward: Whether to measure the gradient too, of the sum of all outputs, weighted by
             standard normal draws. The pass takes the time of about two others.
-        only: Paths of variables to set: a shell pattern for a variable or a layer that contains it,
-            several patterns, or a function of a path.
-        skip: Paths to leave unchanged, in the same forms.
+        only: Variables to set: a shell pattern for the path of a variable or of a layer that
+            contains it, a layer or a model inside the model, several of these, or a function of a
+            path.
+        skip: Variables to leave unchanged, in the same forms.
         constants: `"keep"` leaves kernels that are constant by their author's choice: the layer's
             own initializer makes the same zeros, ones, identity or fixed values each time, and the
             kernel still has them. A kernel whose own path stands in `only` is set all the same;
@@ -90,8 +92,8 @@ def initialize(
         An `InitializationReport` with a row for each variable; `print` it.
 
     Raises:
-        InvalidArgument: If an argument is out of range, or the batch cannot be known.
-        NotMeasurable: If a layer returns NaN or infinity, or is not linear in its kernel.
+        InvalidArgument: If an argument is out of range, or the batch is not finite or not known.
+        NotMeasurable: If a layer returns NaN or infinity.
         NotEager: If a layer with kernels runs in compiled or scanned code.
 
     Example:
@@ -117,7 +119,7 @@ def initialize(
     if not isinstance(backward, bool):
         raise invalid("backward", "True or False", backward)
     measures = data is not False
-    batch = first_batch(model, data, batch_seed)
+    batch, _, described = batch_of(model, data, batch_seed)
     survey = survey_of(model, batch, seed_of(seed, "the first call"))
     progress = Progress((3 + backward) * len(watched(model)))
     request = Request(
@@ -127,7 +129,7 @@ def initialize(
         plan = make_plan(model, survey, batch, request, progress)
         initializers = assignments(plan)
         again = reproduced(model, plan, initializers)
-        report = _report(model, plan, seed, again, written=not dry_run)
+        report = _report(model, plan, seed, again, data=described, written=not dry_run)
     if not dry_run:
         apply(plan, initializers)
     return report
@@ -156,7 +158,7 @@ def _checked_seed(seed: Any) -> int:
 
 
 def _report(
-    model: Any, plan: Plan, seed: int, again: set[int], *, written: bool
+    model: Any, plan: Plan, seed: int, again: set[int], *, data: str, written: bool
 ) -> InitializationReport:
     activations = [one.activation for one in plan.variables]
     along_chain = [one.activation for one in plan.chain[1:]]
@@ -172,6 +174,7 @@ def _report(
     rows = zip(plan.variables, names, strict=True)
     return InitializationReport(
         model=model.name,
+        data=data,
         mode=plan.settings.mode,
         law=plan.settings.law,
         seed=seed,

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from keras_he.backend.framework import framework
+from keras_he.backend.tensors import as_tensors
 from keras_he.errors import KerasHeError, NotMeasurable
 from keras_he.initialize_model import constraints
 from keras_he.initialize_model.gradient import measure_gradient
@@ -23,7 +24,7 @@ from keras_he.layers.kinds import has_fixed_threshold
 from keras_he.layers.path_patterns import names, selected
 from keras_he.layers.variables import remade_value, variables
 from keras_he.layers.walk import Place, layer_paths, not_built, random_layers
-from keras_he.notes import NO_NOTE, Note, listed
+from keras_he.notes import Note, listed
 from keras_he.passes.forward import forward
 from keras_he.passes.model_checks import Progress
 from keras_he.passes.moving_statistics import MovingStatistics, initial
@@ -52,7 +53,7 @@ def make_plan(
     _select(plan.variables, request)
     plan.notes += not_built(survey)
     if batch is not None:
-        inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, batch)
+        inputs = as_tensors(batch)
         given = Pass(model, inputs, layer_paths(survey), pass_seed, progress)
         try:
             _measure(plan, given, request)
@@ -79,9 +80,10 @@ def _select(found: Sequence[PlannedVariable], request: Request) -> None:
     """Decides which variables change, and gives each its seed."""
     for one in found:
         one.seed = seed_of(request.seed, one.key)
-    chosen = selected([one.path for one in found], request.only, request.skip)
+    by_path = {one.path: one.variable for one in found}
+    chosen = selected(by_path, request.only, request.skip)
     for one in found:
-        one.left = one.left or (NO_NOTE if one.path in chosen else _NOT_SELECTED)
+        one.left = one.left if one.path in chosen else _NOT_SELECTED
         if request.constants == "keep" and not (one.left or names(request.only, one.path)):
             one.left = chosen_constants(one)
         one.is_set = one.role == "kernel" and not one.left

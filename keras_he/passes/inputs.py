@@ -1,44 +1,60 @@
-"""The batch on which a model is measured: the user's first batch, or a synthetic one.
+"""The batch on which a model is measured: the user's first batch, or a drawn one.
 
 A dataset gives its first batch, as `fit` would take it. An iterator is refused, because training
-would miss the batch. A synthetic batch fits the inputs that the model declares: standard normal
-values, integers within the model's embeddings, or ones for masks.
+would miss the batch. Where no data is given, `drawn_inputs` draws a batch. If the model fixes its
+batch size, as many samples are taken.
 """
 
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
 from keras_he.backend.framework import framework
-from keras_he.backend.keras_private import layers_inside
 from keras_he.backend.randomness import randomness
 from keras_he.backend.tensors import to_array
 from keras_he.errors import InvalidArgument, KerasHeError, invalid
-from keras_he.sampling.stream import draw
+from keras_he.passes.drawn_inputs import drawn_batch, fixed_samples, input_names, is_mask
 
-_ELEMENTS = 2**20  # of one synthetic input, and 4 times as many of one that is cut short
-_STEPS = 16  # of a sequence whose length is not known
-_SIDE = 64  # of an image whose size is not known
+_ELEMENTS = 2**22  # of an input of which at most 256 samples are taken
 _PAIR = "(inputs, targets), or a dataset of both, for a loss of both"
 
 
-def first_batch(model: Any, data: Any, seed: int) -> Any:
-    """Returns the inputs of the model as NumPy arrays; see `first_samples`.
+class Samples(NamedTuple):
+    """A batch.
 
-    For `data=False` they are synthetic, and `None` where no synthetic batch fits.
+    Attributes:
+        inputs: NumPy arrays in the structure that the model takes; `None` where there are none.
+        targets: The targets, if there are any.
+        described: What the inputs are, in words; empty where nothing is measured on them.
+    """
+
+    inputs: Any
+    targets: Any = None
+    described: str = ""
+
+
+def batch_of(model: Any, data: Any, seed: int) -> Samples:
+    """Returns the batch on which `initialize` measures; see `first_samples`.
+
+    For `data=False` it is drawn and tells no numbers, and `None` where no drawn batch fits.
+
+    Raises:
+        InvalidArgument: If it is not finite, too.
     """
     if data is not False:
-        return first_samples(model, data, seed)[0]
+        samples = first_samples(model, data, seed)
+        check_finite(model, samples.inputs)
+        return samples
     with suppress(KerasHeError):
-        return first_samples(model, None, seed)[0]
-    return None
+        return Samples(first_samples(model, None, seed).inputs)
+    return Samples(None)
 
 
-def first_samples(model: Any, data: Any, seed: int, *, targets: bool = False) -> tuple[Any, Any]:
+def first_samples(model: Any, data: Any, seed: int, *, targets: bool = False) -> Samples:
     """Returns the inputs of the model as NumPy arrays, and the targets if there are any.
 
     Args:
@@ -55,7 +71,8 @@ def first_samples(model: Any, data: Any, seed: int, *, targets: bool = False) ->
     if data is None and targets:
         raise invalid("data", _PAIR, data)
     if data is None:
-        return _synthetic(model, seed), None
+        drawn = drawn_batch(model, seed)
+        return Samples(drawn.inputs, described=drawn.described)
     if isinstance(data, Iterator):
         raise invalid(
             "data",
@@ -63,8 +80,8 @@ def first_samples(model: Any, data: Any, seed: int, *, targets: bool = False) ->
             data,
             "Take the batch yourself: `data=next(it)`, with the inputs only.",
         )
-    batch, wanted = _of_dataset(data, seed), None
-    if batch is None:
+    pair = _of_dataset(data, seed)
+    if pair is None:
         pair = (data, None)
         if targets:
             if not isinstance(data, (list, tuple)) or len(data) != 2:
@@ -74,18 +91,73 @@ def first_samples(model: Any, data: Any, seed: int, *, targets: bool = False) ->
             pair = (data[0], data[1])
         batch, wanted = _first_samples(keras.tree.map_structure(_as_array, pair))
     else:
-        inputs, wanted, _ = keras.utils.unpack_x_y_sample_weight(batch)
-        batch, wanted = keras.tree.map_structure(_as_array, (inputs, wanted))
+        batch, wanted = keras.tree.map_structure(_as_array, pair)
         if targets and wanted is None:
             raise invalid("data", _PAIR, data)
-    arrays = keras.tree.flatten(batch)
-    if not arrays or any(one is None or one.ndim == 0 or 0 in one.shape for one in arrays):
+    arrays = _arrays(batch)
+    if not arrays or any(one.ndim == 0 or len(one) == 0 for one in arrays):
         raise invalid("data", "arrays of at least one sample, or None, False or a dataset", data)
-    return batch, wanted
+    batch, wanted = _of_fixed_size(model, batch, wanted)
+    count = max(map(len, _arrays(batch)))
+    return Samples(batch, wanted, f"{count} given sample{'s' * (count > 1)}")
+
+
+def check_finite(model: Any, inputs: Any) -> None:
+    """Refuses NaN and infinity in a batch; infinity is a usual value of a mask."""
+    found = keras.tree.flatten_with_path(inputs)
+    names = input_names(model)
+    for place, (path, array) in enumerate(found):
+        if array is None or array.dtype.kind in "biu":
+            continue
+        by_key = [str(key) for key in path if isinstance(key, str)]
+        known = names[place] if len(names) == len(found) else f"data{list(path) or ''}"
+        name = "/".join(by_key) or known
+        wrong = np.isnan(array) if is_mask(name) else ~np.isfinite(array)
+        if wrong.any():
+            raise InvalidArgument(
+                f"`data` must be finite. Received: NaN or infinity in {int(wrong.sum())} of "
+                f"{wrong.size} values of the input `{name}`, first in sample "
+                f"{int(np.argwhere(wrong)[0][0])}.\nLeave these samples out, or replace the values "
+                "(`keras.ops.nan_to_num`)."
+            )
+
+
+def has_targets(model: Any, data: Any) -> bool:
+    """Returns whether data has targets beside the inputs of a model."""
+    if data is None or isinstance(data, Iterator):
+        return False
+    pair = _of_dataset(data, 0)
+    if pair is not None:
+        return pair[1] is not None
+    if not isinstance(data, (list, tuple)) or len(data) != 2:
+        return False
+    count = max(len(input_names(model)), 1)
+    return len(keras.tree.flatten(data[0])) == count != len(keras.tree.flatten(data))
+
+
+def _arrays(batch: Any) -> list[Any]:
+    return [one for one in keras.tree.flatten(batch) if one is not None]
+
+
+def _of_fixed_size(model: Any, batch: Any, wanted: Any) -> tuple[Any, Any]:
+    """Returns as many samples as the batch size that a model fixes, else all of them."""
+    size = fixed_samples(model)
+    if size is None:
+        return batch, wanted
+    count = min(map(len, _arrays(batch)))
+    if count < size:
+        raise InvalidArgument(
+            f"`data` must have at least {size} samples, the batch size that the inputs of the "
+            f"model fix. Received: {count} samples"
+        )
+    cut: tuple[Any, Any] = keras.tree.map_structure(
+        lambda one: one[:size] if one is not None and one.ndim else one, (batch, wanted)
+    )
+    return cut
 
 
 def _of_dataset(data: Any, seed: int) -> Any:
-    """Returns the first batch of a dataset, as a tuple with the inputs first, or `None`."""
+    """Returns the inputs and the targets of the first batch of a dataset, `None` of arrays."""
     if keras.ops.is_tensor(data) or isinstance(data, (np.ndarray, Mapping, list, tuple)):
         return None
     with framework.apart(), randomness(seed, [data], writes=True):
@@ -97,7 +169,10 @@ def _of_dataset(data: Any, seed: int) -> Any:
                 raise invalid("data", "a dataset of at least one batch", data)
         else:
             return None
-    return tuple(batch) if isinstance(batch, list) else batch
+    inputs, wanted, _ = keras.utils.unpack_x_y_sample_weight(
+        tuple(batch) if isinstance(batch, list) else batch
+    )
+    return inputs, wanted
 
 
 def _as_array(value: Any) -> Any:
@@ -115,80 +190,5 @@ def _first_samples(batch: Any) -> Any:
     if any(array.ndim == 0 for array in arrays) or not arrays:
         return batch
     largest = max(math.prod(array.shape[1:]) for array in arrays)
-    samples = min(256, max(32, 4 * _ELEMENTS // max(largest, 1)))
+    samples = min(256, max(32, _ELEMENTS // max(largest, 1)))
     return keras.tree.map_structure(lambda array: None if array is None else array[:samples], batch)
-
-
-def _synthetic(model: Any, seed: int) -> Any:
-    symbols = _symbolic_inputs(model)
-    sizes = [math.prod(_sizes(symbol, 1)) for symbol in keras.tree.flatten(symbols)]
-    samples = min(64, max(8, _ELEMENTS // max(sizes)))
-    stream = iter(range(len(sizes)))
-    return keras.tree.map_structure(
-        lambda symbol: _values(model, symbol, _sizes(symbol, samples), (seed, next(stream))),
-        symbols,
-    )
-
-
-def _symbolic_inputs(model: Any) -> Any:
-    """Returns the symbolic inputs of a model, in their structure."""
-    try:
-        symbols = model.input
-    except (AttributeError, ValueError):  # of sequential and subclassed models, and unbuilt ones
-        symbols = getattr(model, "inputs", None)
-        symbols = symbols[0] if symbols else None
-    if symbols is None or not keras.tree.flatten(symbols):
-        raise InvalidArgument(
-            f"`data` must be given: {type(model).__name__} does not say what it takes. "
-            "Received: data=None\nPass a batch of inputs, or a dataset."
-        )
-    if isinstance(symbols, Mapping):
-        return dict(symbols)
-    return symbols
-
-
-def _sizes(symbol: Any, samples: int) -> tuple[int, ...]:
-    batch, *rest = symbol.shape
-    unknown = _SIDE if len(rest) == 3 else _STEPS
-    return (batch or samples, *(unknown if size is None else size for size in rest))
-
-
-def _values(model: Any, symbol: Any, shape: tuple[int, ...], seed: tuple[int, ...]) -> Any:
-    """Returns a synthetic input: ones for masks, tokens for embeddings, else normal draws."""
-    dtype = keras.backend.standardize_dtype(symbol.dtype)
-    words = symbol.name.lower().split("_")
-    if dtype == "bool" or "mask" in words or "masks" in words:
-        return np.ones(shape, dtype)
-    if dtype.startswith(("int", "uint")):
-        half = draw("uniform", shape, 1 / math.sqrt(12.0), seed, "float32")  # in ±1/2
-        return np.clip((half + 0.5) * _vocabulary(model, symbol), 0, None).astype(dtype)
-    if not keras.backend.is_float_dtype(dtype):
-        raise InvalidArgument(
-            f"`data` must be given: the input {symbol.name!r} takes {dtype}. Received: data=None"
-        )
-    # A channel, or a feature, alone may be drawn; the batch is the same on every backend.
-    return draw("normal", shape, 1.0, seed, "float32")
-
-
-def _vocabulary(model: Any, symbol: Any) -> float:
-    """Returns just less than the size of the smallest embedding that may read an input."""
-    readers = [layer for layer in model.layers if _reads(layer, symbol)]
-    sizes = _tables(readers) or _tables(model.layers)
-    if not sizes:
-        raise InvalidArgument(
-            f"`data` must be given: no embedding says how large the integers of the input "
-            f"{symbol.name!r} are. Received: data=None"
-        )
-    return min(sizes) - 1e-3
-
-
-def _reads(layer: Any, symbol: Any) -> bool:
-    try:
-        return any(one is symbol for one in keras.tree.flatten(layer.input))
-    except (AttributeError, ValueError):  # of layers that were called more than once
-        return False
-
-
-def _tables(layers: Any) -> list[int]:
-    inside = [one for layer in layers for one in layers_inside(layer)]
-    return [one.input_dim for one in inside if isinstance(one, keras.layers.Embedding)]

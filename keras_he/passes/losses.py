@@ -1,4 +1,8 @@
-"""The number whose gradient is taken: a loss of the outputs, and of targets if there are any."""
+"""The number whose gradient is taken: a loss of the outputs, and of targets if there are any.
+
+A loss as `model.compile` takes it is compiled in a model of its own, so what it means, for several
+outputs too, is what it means in training.
+"""
 
 import inspect
 from collections.abc import Callable
@@ -11,6 +15,7 @@ from keras_he.errors import InvalidArgument, invalid
 from keras_he.sampling.stream import draw
 
 Loss = Callable[[Any], Any]
+_LOSSES = "a Keras loss, its name, a dict or list of them by output, a function, or None"
 
 
 def random_direction(seed: int) -> Loss:
@@ -27,25 +32,68 @@ def random_direction(seed: int) -> Loss:
     return total
 
 
-def read_loss(loss: Any, seed: int) -> tuple[Any, bool]:
-    """Returns a loss as a function, and whether it takes targets."""
+def read_loss(loss: Any, weights: Any, model: Any, seed: int) -> tuple[Any, bool]:
+    """Returns a loss as a function, and whether it takes targets.
+
+    Args:
+        loss: The loss.
+        weights: The weights of several losses, or `None`.
+        model: The model, whose outputs have names.
+        seed: Seed of the weights of a random direction.
+    """
+    if isinstance(loss, (dict, list, tuple)) or _is_keras_loss(loss):
+        for one in keras.tree.flatten(loss):
+            _check_leaf(one)
+        return _compiled(loss, weights, model), True
+    if weights is not None:
+        raise invalid("loss_weights", "None without Keras losses", weights)
     if loss is None:
         return random_direction(seed), False
-    if isinstance(loss, (str, keras.losses.Loss)):
+    if not callable(loss):
+        raise invalid("loss", _LOSSES, loss)
+    required = _required(loss)
+    if required not in (1, 2):
+        raise invalid("loss", "a function of (targets, outputs), or of the outputs", loss)
+    return (loss, True) if required == 2 else (averaged(loss), False)
+
+
+def _is_keras_loss(loss: Any) -> bool:
+    is_class = isinstance(loss, type) and issubclass(loss, keras.losses.Loss)
+    return is_class or isinstance(loss, (str, keras.losses.Loss))
+
+
+def _check_leaf(loss: Any) -> None:
+    """Refuses what is no loss of one output."""
+    if isinstance(loss, str):
         try:
-            return keras.losses.get(loss), True
+            keras.losses.get(loss)
         except ValueError:
             raise invalid("loss", "the name of a Keras loss", loss) from None
-    if not callable(loss):
-        raise invalid("loss", "a Keras loss, its name, a function, or None", loss)
-    required = [
-        one
-        for one in inspect.signature(loss).parameters.values()
-        if one.default is one.empty and one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)
-    ]
-    if len(required) not in (1, 2):
-        raise invalid("loss", "a function of (targets, outputs), or of the outputs", loss)
-    return (loss, True) if len(required) == 2 else (averaged(loss), False)
+    elif not (loss is None or _is_keras_loss(loss) or (callable(loss) and _required(loss) == 2)):
+        raise invalid("loss", _LOSSES, loss)
+
+
+def _required(function: Callable[..., Any]) -> int:
+    """Returns the number of arguments that a function must get."""
+    return sum(
+        one.default is one.empty and one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)
+        for one in inspect.signature(function).parameters.values()
+    )
+
+
+def _compiled(loss: Any, weights: Any, model: Any) -> Callable[[Any, Any], Any]:
+    """Returns a function of targets and outputs that gives what a compiled model minimizes."""
+    judge = keras.Model()
+    judge.output_names = getattr(model, "output_names", None)
+    try:
+        judge.compile(loss=loss, loss_weights=weights)
+    except ValueError as error:
+        raise invalid("loss_weights", "weights as `model.compile` takes them", weights) from error
+
+    def total(targets: Any, outputs: Any) -> Any:
+        return judge.compute_loss(y=targets, y_pred=outputs)
+
+    return total
 
 
 def check_loss(loss: Loss, outputs: Any) -> None:
@@ -57,7 +105,8 @@ def check_loss(loss: Loss, outputs: Any) -> None:
         raise InvalidArgument(
             f"`loss` must give numbers of the model's outputs and the targets. Received: outputs "
             f"of {shapes}, for which it raised {type(error).__name__}: {str(error)[:200]}\nFor "
-            "several outputs give a function of them."
+            "several outputs give a dict or list of losses, with targets of the same structure, or "
+            "a function of the outputs."
         ) from error
 
 

@@ -10,6 +10,7 @@ from keras_he.backend.foreign import hint
 from keras_he.backend.framework import framework
 from keras_he.backend.keras_private import layers_inside
 from keras_he.backend.randomness import randomness, torch_generators_kept
+from keras_he.backend.tensors import as_tensors
 from keras_he.errors import invalid
 from keras_he.layers.walk import Place, places
 
@@ -33,15 +34,19 @@ def survey_of(model: Any, batch: Any, seed: int | None = None) -> list[Place]:
         seed: Seed of whatever that call draws. `None` draws from the generators of the process, as
             the first call of a model does: models that an audit builds do not get equal weights.
     """
-    if not any(map(_lacks_weights, layers_inside(model))):
-        return list(places(model))
     if batch is not None:
-        drawn = torch_generators_kept() if seed is None else _seeded(model, seed)
-        with framework.apart(), drawn:
-            model(keras.tree.map_structure(keras.ops.convert_to_tensor, batch))
-    elif not model.built:
+        build(model, batch, seed)
+    elif not model.built and any(map(_lacks_weights, layers_inside(model))):
         raise invalid("model", "built where no data is given", model, "Call it once, or give data.")
     return list(places(model))
+
+
+def build(model: Any, batch: Any, seed: int | None = None) -> None:
+    """Calls a model on a batch if a layer in it may lack weights; see `survey_of`."""
+    if any(map(_lacks_weights, layers_inside(model))):
+        drawn = torch_generators_kept() if seed is None else _seeded(model, seed)
+        with framework.apart(), drawn:
+            model(as_tensors(batch))
 
 
 def _seeded(model: Any, seed: int) -> AbstractContextManager[None]:

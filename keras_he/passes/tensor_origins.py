@@ -102,7 +102,8 @@ class Trace:
         self.left: Counter[str] = Counter()  # merges whose branches are not scaled, by type
         self.hidden: list[str] = []  # layers that combine inner layers in an unknown way
         for tensor in inputs:
-            self.add(Origin(tensor))
+            if tensor is not None:  # an optional input that was not given
+                self.add(Origin(tensor))
 
     def knows(self, tensor: Any) -> bool:
         """Returns whether the origin of a tensor is recorded."""

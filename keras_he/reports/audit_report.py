@@ -13,6 +13,8 @@ class AuditReport(Report):
 
     Attributes:
         model: Name of the model.
+        data: What it was measured on, such as `"64 drawn samples: standard normal values"`; empty
+            if it was not measured.
         rows: One for each variable; those of kernels are in order of execution.
         findings: What is wrong with the model.
         warnings: What a person should know. Each is a text, and its `kind` tells a program.
@@ -65,7 +67,8 @@ class AuditReport(Report):
         found = f"{count} finding{'s' * (count > 1)}" if count else "no findings"
         if not (count or checked):
             found = "nothing could be checked"
-        return [found, f"{checked} of {len(kernels)} kernels checked"]
+        on = f" on {self.data}" if self.data and checked else ""
+        return [found, f"{checked} of {len(kernels)} kernels checked{on}"]
 
     def _foot(self) -> list[str]:
         lines = []

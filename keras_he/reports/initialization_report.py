@@ -19,7 +19,8 @@ _GAPS = (
     "zero-gradient",
 )
 _KEPT = 1.5  # factor by which a second moment may miss its target before the head names it
-_ON_PURPOSE = ("not-selected", "frozen", "quantized", "lora", "integers")
+_ACCEPTED = ("lookup-table", "not-selected", "by-design")  # kinds of reasons that `check` accepts
+_ON_PURPOSE = ("frozen", "quantized", "lora", "integers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,8 @@ class InitializationReport(Report):
 
     Attributes:
         model: Name of the model.
+        data: What it was measured on, such as `"64 drawn samples: standard normal values"`; empty
+            if it was not measured.
         mode: `"fan_in"`, `"fan_out"` or `"fan_avg"`.
         law: Law of the kernels, such as `"normal"`.
         seed: The seed. With the same model, batch and weights that are left unchanged, it gives the
@@ -69,19 +72,20 @@ class InitializationReport(Report):
     ) -> None:
         """Raises if a kernel was not set, or the forward signal is not kept: for use in CI.
 
+        Kernels that `only` and `skip` left out are not looked at.
+
         Args:
             spread: Decades (factors of 10) that `forward_spread` may reach.
             inference_spread: Decades that `inference_spread` may reach, at least `spread`. It is
-                wider, because
-                `Dropout` changes the second moment by `1 / (1 - rate)` in training mode alone.
-            skipped: Whether to accept kernels that were left on purpose: by `only` and `skip`,
-                frozen, quantized, or under LoRA. Kernels that are constant by design are accepted
-                anyway.
+                wider, because `Dropout` changes the second moment by `1 / (1 - rate)` in training
+                mode alone.
+            skipped: Whether to accept kernels that are frozen, quantized, or under LoRA. Kernels
+                that are constant by design are accepted anyway.
 
         Raises:
             ReportProblem: With all problems.
         """
-        accepted = ("lookup-table", "by-design", *(_ON_PURPOSE if skipped else ()))
+        accepted = (*_ACCEPTED, *(_ON_PURPOSE if skipped else ()))
         problems = [
             f"{row.path} was not set: {row.left}"
             for row in self.kernels
@@ -114,7 +118,8 @@ class InitializationReport(Report):
         beside = f", {kept} kept by design" if kept else ""
         told = [
             f"{self.model}: {count} of {len(self.kernels)} kernels {done}{beside} "
-            f"({self.law}, {self.mode}, seed {self.seed})",
+            f"({self.law}, {self.mode}, seed {self.seed})"
+            f"{self.data and f', measured on {self.data}'}",
             *self._shortfalls(),
         ]
         return "; ".join(told) + "."

@@ -26,6 +26,8 @@ class Report(ABC):
 
     Attributes:
         model: Name of the model.
+        data: What it was measured on, such as `"64 drawn samples: standard normal values"`; empty
+            if it was not measured.
         rows: One for each variable.
         warnings: What a person should know. Each is a text, and its `kind` tells a program.
         random_layers: Layers whose random numbers differ between backends, and with them what was
@@ -39,6 +41,7 @@ class Report(ABC):
     _urgent: ClassVar[tuple[str, ...]] = ()  # kinds of warnings that stand above the table
 
     model: str
+    data: str = ""
     rows: tuple[Row, ...]
     warnings: tuple[Note, ...] = ()
     random_layers: tuple[str, ...] = ()

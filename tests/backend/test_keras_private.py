@@ -359,6 +359,18 @@ def test_the_message_of_a_failed_call_ends_in_its_arguments():
     assert len(message) < len(str(error.value))
 
 
+def test_the_list_of_a_callback_is_found_among_the_callers():
+    class First(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            private.call_first(self)
+
+    others, first = [keras.callbacks.Callback(), keras.callbacks.Callback()], First()
+    callbacks = keras.callbacks.CallbackList([*others, first])
+    callbacks.on_train_begin()
+    assert callbacks.callbacks == [first, *others]
+    first.on_train_begin()  # outside of a list nothing happens
+
+
 def test_the_table_names_what_there_is():
     rows = re.findall(r"^\| (.*) \| (.*) \| (.*) \|$", private.__doc__, re.MULTILINE)[1:]
     assert len(rows) >= 15

@@ -94,6 +94,43 @@ def test_a_loss_of_targets_can_be_looked_at():
     assert logger.reports[0].kernels == again.kernels
 
 
+def test_csv_has_the_figures_in_either_order(tmp_path):
+    file = tmp_path / "log.csv"
+    fit(model(), keras.callbacks.CSVLogger(str(file)), keras_he.SignalLogger(X[:16], every=3))
+    with file.open(encoding="utf-8") as opened:
+        rows = list(csv.DictReader(opened))
+    assert len(rows) == 2
+    assert float(rows[1]["signal_spread"]) >= 0.0
+
+
+def test_each_callback_is_still_called_once():
+    calls = []
+
+    class Counter(keras.callbacks.Callback):
+        def __init__(self, name):
+            super().__init__()
+            self.name = name
+
+        def on_train_begin(self, logs=None):
+            calls.append(self.name)
+
+    logger = keras_he.SignalLogger(X[:16])
+    fit(model(), Counter("a"), Counter("b"), logger, Counter("c"), epochs=1)
+    assert calls == ["a", "b", "c"]
+    assert list(logger.reports) == [0]
+
+
+def test_the_gradient_is_that_of_the_compiled_loss_where_targets_are_given():
+    logger = keras_he.SignalLogger((X[:16], Y[:16]))
+    fit(model(), logger, epochs=1)
+    expected = keras_he.audit(model(), (X[:16], Y[:16]), loss="mse")
+    assert logger.reports[0].kernels == expected.kernels
+    without = keras_he.SignalLogger(X[:16])
+    fit(model(), without, epochs=1)
+    assert without.reports[0].kernels == keras_he.audit(model(), X[:16]).kernels
+    assert without.reports[0].kernels != expected.kernels
+
+
 @pytest.mark.parametrize("every", [0, -1, 1.5, "often", True])
 def test_a_bad_number_of_steps_is_refused(every):
     with pytest.raises(keras_he.KerasHeError, match="`every` must be a number of steps"):

@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 import keras_he
-from keras_he.passes.inputs import first_batch
+from keras_he.passes.inputs import batch_of
 
 
 def dense(inputs=8):
@@ -50,7 +50,7 @@ def test_the_first_batch_of_every_kind_of_data_is_the_same(make):
     data = make()
     if isinstance(data, list):
         data = np.asarray(data)  # a list holds one array per input
-    np.testing.assert_array_equal(first_batch(dense(), data, 0), X[:20])
+    np.testing.assert_array_equal(batch_of(dense(), data, 0).inputs, X[:20])
     gains = [row.gain for row in keras_he.initialize(dense(), data, seed=1).kernels]
     assert gains == [row.gain for row in keras_he.initialize(dense(), X[:20], seed=1).kernels]
 
@@ -58,7 +58,7 @@ def test_the_first_batch_of_every_kind_of_data_is_the_same(make):
 def test_a_dict_goes_to_the_inputs_by_name():
     model = two_inputs()
     batch = {"b": X[:, :3], "a": X[:, 3:7]}
-    np.testing.assert_array_equal(first_batch(model, batch, 0)["b"], X[:, :3])
+    np.testing.assert_array_equal(batch_of(model, batch, 0).inputs["b"], X[:, :3])
     keras_he.initialize(model, batch, seed=1).check()
 
 
@@ -87,9 +87,9 @@ def test_iterators_are_refused_with_the_remedy():
 
 def test_a_whole_data_set_counts_by_its_first_samples():
     large = np.zeros((10_000, 8), "float32")
-    assert first_batch(dense(), large, 0).shape == (256, 8)
+    assert batch_of(dense(), large, 0).inputs.shape == (256, 8)
     images = np.broadcast_to(np.float32(0), (1000, 512, 512, 3))
-    assert len(first_batch(dense(), images, 0)) == 32
+    assert len(batch_of(dense(), images, 0).inputs) == 32
 
 
 @pytest.mark.parametrize(
@@ -110,20 +110,20 @@ def test_the_synthetic_batch_fits_the_inputs():
     y = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(image))
     z = layers.GlobalAveragePooling1D()(layers.Embedding(2, 4)(mask))
     model = keras.Model([tokens, mask, image], layers.Dense(2)(layers.Concatenate()([x, y, z])))
-    drawn = first_batch(model, None, 5)
+    drawn = batch_of(model, None, 5).inputs
     assert [one.shape[1:] for one in drawn] == [(16,), (16,), (64, 64, 3)]
     assert drawn[0].min() == 0
     assert drawn[0].max() == 10
     assert set(np.ravel(drawn[1])) == {1}
     assert abs(drawn[2].std() - 1) < 0.02
-    for one, again in zip(drawn, first_batch(model, None, 5), strict=True):
+    for one, again in zip(drawn, batch_of(model, None, 5).inputs, strict=True):
         np.testing.assert_array_equal(one, again)
     keras_he.initialize(model, seed=1).check()
 
 
 def test_integers_without_an_embedding_ask_for_data():
     tokens = keras.Input((4,), dtype="int32")
-    model = keras.Model(tokens, layers.Dense(2)(layers.CategoryEncoding(5)(tokens)))
+    model = keras.Model(tokens, layers.Dense(2)(layers.Flatten()(keras.ops.one_hot(tokens, 5))))
     with pytest.raises(keras_he.KerasHeError, match="`data` must be given: no embedding says"):
         keras_he.initialize(model)
     keras_he.initialize(model, np.array([[0, 1, 2, 3], [4, 4, 1, 0]]), seed=1).check()
@@ -133,12 +133,66 @@ def test_masks_are_ones_and_other_names_are_not():
     names = ("mask", "padding_mask", "image_unmasked", "masked_features")
     inputs = [keras.Input((4,), name=name) for name in names]
     model = keras.Model(inputs, layers.Concatenate()(inputs))
-    drawn = dict(zip(names, first_batch(model, None, 0), strict=True))
+    drawn = dict(zip(names, batch_of(model, None, 0).inputs, strict=True))
     assert {name for name, one in drawn.items() if (one == 1).all()} == {"mask", "padding_mask"}
 
 
 def test_a_fixed_batch_size_is_kept():
     inputs = keras.Input(batch_shape=(3, 8))
     model = keras.Model(inputs, layers.Dense(2)(inputs))
-    assert first_batch(model, None, 0).shape == (3, 8)
+    assert batch_of(model, None, 0).inputs.shape == (3, 8)
     keras_he.initialize(model, seed=1).check()
+
+
+def test_as_many_samples_are_taken_as_the_model_fixes():
+    inputs = keras.Input(batch_shape=(3, 5, 4))
+    model = keras.Model(inputs, layers.LSTM(4, stateful=True)(inputs))
+    data = np.random.default_rng(0).normal(size=(8, 5, 4)).astype("float32")
+    np.testing.assert_array_equal(batch_of(model, data, 0).inputs, data[:3])
+    keras_he.initialize(model, data, seed=1).check()
+    with pytest.raises(keras_he.KerasHeError, match="`data` must have at least 3 samples"):
+        keras_he.initialize(model, data[:2])
+
+
+def test_only_the_first_axis_must_not_be_empty():
+    a, b = keras.Input((4,)), keras.Input((None,))
+    total = layers.Lambda(lambda x: keras.ops.sum(x, axis=-1, keepdims=True))(b)
+    model = keras.Model([a, b], layers.Dense(2)(a) + total)
+    report = keras_he.initialize(model, [X[:, :4], np.zeros((40, 0), "float32")], seed=1)
+    report.check()
+
+
+def test_an_optional_input_may_be_none_and_inputs_may_be_nested():
+    a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b", optional=True)
+
+    class First(layers.Layer):
+        def call(self, x, y=None):
+            return x if y is None else x + y
+
+        def compute_output_shape(self, x_shape, y_shape=None):
+            return x_shape
+
+    model = keras.Model({"one": [a, b]}, layers.Dense(2)(First()(a, b)))
+    data = {"one": [X[:, :4], None]}
+    keras_he.initialize(model, data, seed=1).check()
+    assert keras_he.audit(model, data).data == "40 given samples"
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_data_that_is_not_finite_is_blamed_by_the_name_of_the_input(bad):
+    model = two_inputs()
+    before = [one.copy() for one in model.get_weights()]
+    data = {"a": X[:, 3:7], "b": X[:, :3].copy()}
+    data["b"][7, 1] = bad
+    message = "`data` must be finite. Received: NaN or infinity in 1 of 120 values of the input `b`"
+    with pytest.raises(keras_he.KerasHeError, match=f"{message}, first in sample 7"):
+        keras_he.initialize(model, data, seed=1)
+    for one, other in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_an_additive_mask_may_be_infinite():
+    a, mask = keras.Input((4,), name="a"), keras.Input((4,), name="mask")
+    shared = layers.Softmax()(a + mask)
+    data = [X[:, :4], np.where(np.arange(4) < 2, 0, -np.inf) * np.ones((40, 1))]
+    batch_of(keras.Model([a, mask], layers.Dense(2)(shared)), data, 0)

@@ -16,7 +16,8 @@ import keras_he
 from keras_he.reports import columns
 
 EXPECTED = """\
-small: 3 of 3 kernels initialized (normal, fan_in, seed 1).
+small: 3 of 3 kernels initialized (normal, fan_in, seed 1), measured on 64 drawn samples: standard
+normal values.
 kernel  shape  activation  gain  std  E[y²]  E[∇²]  rule
 ─
 first/kernel  3×3×3×8  linear  #  #  #  #  measured
@@ -210,7 +211,7 @@ def test_text_page_and_comparison_have_the_columns_of_one_table(tmp_path, monkey
         for width, medium in ((80, "narrow"), (100, "wide")):
             monkeypatch.setenv("COLUMNS", str(width))
             titles = [one.title for one in columns.columns_of(job, medium)]
-            assert str(report).splitlines()[1].split() == " ".join(titles).split()
+            assert " ".join(titles).split() in [line.split() for line in str(report).splitlines()]
             assert max(len(line) for line in str(report).splitlines()) <= width
         report.to_html(tmp_path / "report.html")
         page = (tmp_path / "report.html").read_text("utf-8")

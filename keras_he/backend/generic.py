@@ -7,7 +7,7 @@ afterwards.
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from keras_he.errors import invalid
 from keras_he.sampling.regions import Part
-from keras_he.sampling.stream import ALIGNMENT, aligned_empty
+from keras_he.sampling.stream import aligned_empty
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -81,18 +81,16 @@ class Framework:
         """Returns the function as compiled code calls it: outside of what is compiled."""
         return function
 
-    def is_symbolic(self, value: Any) -> bool:
+    def any_symbolic(self, values: Iterable[Any]) -> bool:
         """Returns whether a value is a tensor without numbers, which stands for some."""
-        if isinstance(value, keras.KerasTensor):
-            return True
-        return bool(keras.ops.is_tensor(value) and self._is_symbol(value))
+        return any(
+            isinstance(value, keras.KerasTensor)
+            or (keras.ops.is_tensor(value) and self._is_symbol(value))
+            for value in values
+        )
 
     def _is_symbol(self, tensor: Any) -> bool:
         return False
-
-    def detached(self, tensor: Any) -> Any:
-        """Returns a tensor by which nothing is differentiated."""
-        return tensor
 
     def sum_of_squares(self, tensor: Any) -> float:
         """Returns the sum of the squares of the elements of a float32 tensor."""
@@ -132,8 +130,3 @@ class Framework:
     def double_precision(self) -> AbstractContextManager[Any]:
         """Returns the context in which float64 is computed in float64."""
         return nullcontext()
-
-
-def is_aligned(array: NDArray[Any]) -> bool:
-    """Returns whether a framework can take over the memory of an array."""
-    return array.size > 0 and array.ctypes.data % ALIGNMENT == 0

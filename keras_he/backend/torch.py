@@ -44,10 +44,6 @@ class Torch(Framework):
             return True
         return bool(tensor.is_meta)
 
-    def detached(self, tensor: Any) -> Any:
-        """Returns a tensor by which nothing is differentiated; PyTorch warns of others' numbers."""
-        return tensor.detach() if hasattr(tensor, "detach") else tensor
-
     def gradients(self, function: Callable[[list[Any]], Any], values: list[Any]) -> list[Any]:
         """Returns the gradients of a number by tensors."""
         leaves = [value.detach().requires_grad_() for value in values]

@@ -25,7 +25,7 @@ from keras_he.model_files import Refusal, check_is_model, last_words, load, save
 from keras_he.sampling.laws import LAWS
 from keras_he.startup import complete
 from keras_he.theory import activations
-from keras_he.theory.standard_deviation import MODES
+from keras_he.theory.kernel_geometry import MODES
 
 _EXAMPLES = {
     "audit": (

@@ -10,7 +10,7 @@ import keras
 from keras_he.initializers.kaiming import CLASSES, Kaiming, KaimingOrthogonal
 from keras_he.layers.variables import ModelVariable
 from keras_he.sampling.laws import LawName
-from keras_he.theory.standard_deviation import Mode
+from keras_he.theory.kernel_geometry import Mode
 
 
 class Settings(NamedTuple):

@@ -22,8 +22,8 @@ from keras_he.theory.activations import (
     root_mean_square,
     with_slope,
 )
+from keras_he.theory.kernel_geometry import Mode, checked_mode
 from keras_he.theory.quadrature import moments_of
-from keras_he.theory.standard_deviation import Mode, checked_mode
 
 
 def gain(activation: Any, *, negative_slope: Any = None, mode: Mode = "fan_in") -> float:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_he.errors import invalid
-from keras_he.sampling.laws import Fill, Words, law_named
+from keras_he.sampling.laws import Fill, Law, Words, law_named
 
 # What a dtype is stored in. NumPy has no bfloat16: its bits are returned as uint16.
 STORAGE: dict[str, type[np.generic]] = {
@@ -61,6 +61,7 @@ def draw(
     std: float,
     seed: Seed,
     dtype: str,
+    *,
     threads: int | None = None,
     memory: Memory = aligned_empty,
 ) -> NDArray[Any]:
@@ -82,27 +83,25 @@ def draw(
     Raises:
         InvalidArgument: If the law is unknown, or values of this `std` do not fit into `dtype`.
     """
-    check_std(std, dtype, law_named(law).furthest)
+    known = law_named(law)
+    check_std(std, dtype, known.furthest)
     values = memory(shape, STORAGE[dtype])
-    fill_values(values, law, std, dtype, partial(word_reader, seed, shape), threads)
+    fill_values(values, known, std, dtype, partial(word_reader, seed, shape), threads)
     return values
 
 
 def fill_values(
     values: NDArray[Any],
-    law: str,
+    law: Law,
     std: float,
     dtype: str,
     make_reader: Callable[[], Reader],
-    threads: int | None = None,
+    threads: int | None,
 ) -> None:
     """Fills a C-contiguous array as `draw` does; each block has a reader of words of its own."""
     flat = values.reshape(-1)
     fill, factor = _filler(law, std, dtype)
     threads = thread_count() if threads is None else threads
-    if 0 < flat.size <= _CHUNK:  # one block: small draws would wait for what several blocks need
-        _fill_block(fill, make_reader(), 0, flat, dtype, factor)
-        return
     # Blocks of whole chunks, four for each thread where there are as many.
     size = min(_BLOCK, max(1, flat.size // (4 * threads * _CHUNK)) * _CHUNK)
 
@@ -113,14 +112,13 @@ def fill_values(
     in_blocks(block, range(0, flat.size, size), threads)
 
 
-def _filler(law: str, std: float, dtype: str) -> tuple[Fill, float]:
+def _filler(law: Law, std: float, dtype: str) -> tuple[Fill, float]:
     """Returns what fills values from words, and the factor by which they are stored."""
-    make = law_named(law).fill
-    if make is None:
-        raise invalid("law", "one that is drawn element by element", law)
+    if law.fill is None:
+        raise invalid("law", "one that is drawn element by element", law.name)
     # Within these limits `std` goes into the law's float32 coefficients and costs nothing.
     folded = dtype != "float64" and 2.0**-60 <= std <= 2.0**30
-    return _made(make, std if folded else 1.0), 1.0 if folded else std
+    return _made(law.fill, std if folded else 1.0), 1.0 if folded else std
 
 
 @lru_cache(maxsize=64)  # networks have many kernels of one standard deviation
@@ -154,9 +152,8 @@ def _stream(seed: Seed, shape: Sequence[int]) -> np.random.SeedSequence:
     return np.random.SeedSequence(seed, spawn_key=(len(shape), *shape))
 
 
-def in_blocks(block: Callable[[int], None], starts: range, threads: int | None) -> None:
+def in_blocks(block: Callable[[int], None], starts: range, threads: int) -> None:
     """Calls `block` for all `starts`, in this thread and in helpers."""
-    threads = thread_count() if threads is None else threads
     helpers = min(threads, len(starts)) - 1
     if helpers <= 0:
         for start in starts:
@@ -243,7 +240,8 @@ def _fill_block(
 ) -> None:
     """Fills `out` with the elements of a stream from `first` on."""
     scratch = np.empty((2 if dtype == "float32" else 3, min(_CHUNK, len(out))), np.float32)
-    places, tail = [], []
+    places: list[NDArray[Any]] = []
+    tail: list[Any] = []
     for start in range(0, len(out), _CHUNK):
         target = out[start : start + _CHUNK]
         words = read(first + start, len(target))
@@ -257,13 +255,10 @@ def _fill_block(
         del words  # the next chunk reuses their memory
     del values, scratch  # the tail reuses their memory
     if places:
-        values = fill.tail(_joined(tail))
+        at, outside = (one[0] if len(one) == 1 else np.concatenate(one) for one in (places, tail))
+        values = fill.tail(outside)
         stored = values
         if dtype != "float32" or factor != 1.0:
             stored = np.empty(len(values), out.dtype)
             store(values, stored, dtype, factor)
-        out[_joined(places)] = stored
-
-
-def _joined(arrays: list[NDArray[Any]]) -> NDArray[Any]:
-    return np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
+        out[at] = stored

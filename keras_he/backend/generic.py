@@ -7,7 +7,7 @@ afterwards.
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
@@ -38,25 +38,16 @@ class Framework:
     def to_tensor(self, array: NDArray[Any], dtype: str) -> Any:
         """Returns the array as a tensor, on the device that Keras would choose.
 
-        Args:
-            array: C-contiguous; for `dtype="bfloat16"` its bits as uint16.
-            dtype: Dtype of the tensor.
+        The array is C-contiguous; for `dtype="bfloat16"` it holds the bits, as uint16.
         """
         if dtype == "bfloat16":
             array = (array.astype(np.uint32) << 16).view(np.float32)
         return keras.ops.convert_to_tensor(array, dtype=dtype)
 
     def to_sharded(self, part: Part, shape: Sequence[int], dtype: str, layout: Any) -> Any:
-        """Returns a tensor that is laid out over devices.
+        """Returns a tensor of a shape, drawn part by part, that is laid out over devices.
 
-        Args:
-            part: Returns a region of the tensor, as `keras_he.sampling.stream.draw` does.
-            shape: Shape of the whole tensor.
-            dtype: Dtype of the tensor.
-            layout: A `keras.distribution.TensorLayout` or a `jax.sharding.Sharding`.
-
-        Raises:
-            InvalidArgument: If the backend is not JAX, or the layout names no devices.
+        The layout is a `keras.distribution.TensorLayout` or a `jax.sharding.Sharding`.
         """
         raise invalid(
             "layout",
@@ -81,15 +72,8 @@ class Framework:
         """Returns the function as compiled code calls it: outside of what is compiled."""
         return function
 
-    def any_symbolic(self, values: Iterable[Any]) -> bool:
-        """Returns whether a value is a tensor without numbers, which stands for some."""
-        return any(
-            isinstance(value, keras.KerasTensor)
-            or (keras.ops.is_tensor(value) and self._is_symbol(value))
-            for value in values
-        )
-
-    def _is_symbol(self, tensor: Any) -> bool:
+    def is_symbol(self, tensor: Any) -> bool:
+        """Returns whether a tensor has no numbers, and stands for some."""
         return False
 
     def sum_of_squares(self, tensor: Any) -> float:
@@ -102,10 +86,7 @@ class Framework:
 
         PyTorch's generator is moved past any seed generator: by Keras' Dropout on PyTorch, and by
         a `DataLoader` on every backend. Other frameworks record nothing unasked.
-
-        Args:
-            seed: Seed of that generator inside; `None` keeps its state.
-            gradients: Whether gradients are recorded.
+        Inside, it has the seed, or keeps its state for `None`; gradients are recorded if asked for.
         """
         torch = sys.modules.get("torch")
         if torch is None:

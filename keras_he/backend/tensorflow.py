@@ -47,7 +47,7 @@ class TensorFlow(Framework):
         """Returns whether the code is in a `tf.function`."""
         return not tf.executing_eagerly()
 
-    _is_symbol = staticmethod(tf.is_symbolic_tensor)
+    is_symbol = staticmethod(tf.is_symbolic_tensor)
 
     def sum_of_squares(self, tensor: Any) -> float:
         """Returns the sum of squares, in one pass and without the squares in memory."""

@@ -32,7 +32,9 @@ def to_array(value: Any) -> NDArray[Any]:
 def eager_floats(values: Any) -> list[Any] | None:
     """Returns the tensors of floats in a nested structure, `None` if it holds symbolic tensors."""
     flat = keras.tree.flatten(values)
-    return None if framework.any_symbolic(flat) else float_tensors(flat)
+    tensors = [value for value in flat if keras.ops.is_tensor(value)]
+    symbolic = any(isinstance(value, keras.KerasTensor) for value in flat)
+    return None if symbolic or any(map(framework.is_symbol, tensors)) else float_tensors(tensors)
 
 
 def number(tensor: Any) -> float:

@@ -37,7 +37,8 @@ class Torch(Framework):
         disabled: Function = torch.compiler.disable(function, **(why if "reason" in known else {}))
         return disabled
 
-    def _is_symbol(self, tensor: Any) -> bool:
+    def is_symbol(self, tensor: Any) -> bool:
+        """Returns whether a tensor has no memory, or is on the device without it."""
         try:
             tensor.data_ptr()  # batched and traced tensors have no memory, and raise
         except (AttributeError, RuntimeError):

@@ -69,16 +69,13 @@ def draw(
 
     Args:
         law: Name of a law of `keras_he.sampling.laws`, other than the orthogonal one.
-        shape: Shape of the array; with an axis of length 0 the array is empty.
+        shape: Shape of the array; an axis may have length 0.
         std: Standard deviation of the values, at least 0.
         seed: A non-negative integer, or several, which key the stream together with the shape.
         dtype: `"float16"`, `"bfloat16"` (returned as its bits, uint16), `"float32"` or
             `"float64"`, which holds the float32 draw of unit size times the float64 `std`.
         threads: Number of threads; `None` is `thread_count()`. It never changes a value.
-        memory: Returns the array to fill, from its shape and NumPy dtype.
-
-    Returns:
-        A C-contiguous array whose memory is aligned to `ALIGNMENT` bytes.
+        memory: Returns the C-contiguous array to fill, from its shape and NumPy dtype.
 
     Raises:
         InvalidArgument: If the law is unknown, or values of this `std` do not fit into `dtype`.
@@ -240,8 +237,7 @@ def _fill_block(
 ) -> None:
     """Fills `out` with the elements of a stream from `first` on."""
     scratch = np.empty((2 if dtype == "float32" else 3, min(_CHUNK, len(out))), np.float32)
-    places: list[NDArray[Any]] = []
-    tail: list[Any] = []
+    places, tail = [], []
     for start in range(0, len(out), _CHUNK):
         target = out[start : start + _CHUNK]
         words = read(first + start, len(target))
@@ -255,8 +251,8 @@ def _fill_block(
         del words  # the next chunk reuses their memory
     del values, scratch  # the tail reuses their memory
     if places:
-        at, outside = (one[0] if len(one) == 1 else np.concatenate(one) for one in (places, tail))
-        values = fill.tail(outside)
+        at = places[0] if len(places) == 1 else np.concatenate(places)
+        values = fill.tail(tail[0] if len(tail) == 1 else np.concatenate(tail))
         stored = values
         if dtype != "float32" or factor != 1.0:
             stored = np.empty(len(values), out.dtype)

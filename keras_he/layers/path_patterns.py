@@ -10,14 +10,8 @@ from keras_he.errors import did_you_mean, invalid
 def selected(paths: Sequence[str], only: Any, skip: Any) -> set[str]:
     """Returns the paths that `only` selects and `skip` does not.
 
-    Args:
-        paths: Paths of the variables.
-        only: A pattern, a sequence of patterns, a function from a path to a bool, or `None` for
-            all. A pattern is a shell pattern for a variable, or for a layer that contains it.
-        skip: As `only`; `None` for none.
-
-    Raises:
-        InvalidArgument: If it is none of these, or a pattern matches nothing.
+    Each is a pattern, a sequence of patterns, or a function from a path to a bool; without `only`
+    all paths are selected. A pattern is a shell pattern for a variable, or for a layer around it.
     """
     chosen = set(paths) if only is None else _chosen("only", only, paths)
     return chosen if skip is None else chosen - _chosen("skip", skip, paths)

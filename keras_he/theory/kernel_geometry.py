@@ -25,16 +25,6 @@ GEOMETRIES: tuple[str, ...] = get_args(GeometryKind)
 Mode = Literal["fan_in", "fan_out", "fan_avg"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
-# The arguments of `fans` with their defaults. Frozen: saved files omit defaults.
-DEFAULTS: dict[str, Any] = {
-    "geometry": None,
-    "strides": 1,
-    "groups": 1,
-    "gates": 1,
-    "input_axes": None,
-    "output_axes": None,
-}
-
 _LARGEST = 2**63 - 1  # the largest size in NumPy
 
 
@@ -66,6 +56,10 @@ class Geometry(NamedTuple):
             "input_axes": self.input_axes,
             "output_axes": self.output_axes,
         }
+
+
+# The arguments of `fans` with their defaults. Frozen: saved files omit defaults.
+DEFAULTS = Geometry().arguments()
 
 
 class Matrices(NamedTuple):
@@ -340,10 +334,7 @@ def standard_deviation(gain: float | Moments, fans: Fans, mode: str) -> float:
     | `"fan_out"` | `sqrt(1 / (n_out·E[f'²]))` | `g / sqrt(n_out)` |
     | `"fan_avg"` | `sqrt(2 / (n_in·E[f²] + n_out·E[f'²]))` | `g·sqrt(2 / (n_in + n_out))` |
 
-    Args:
-        gain: A gain, or the activation's second moments.
-        fans: Fans of the kernel, above zero.
-        mode: `"fan_in"`, `"fan_out"` or `"fan_avg"`.
+    The fans must be above zero.
 
     Reference:
         He et al. (2015), arXiv:1502.01852, equations 10 and 14; Glorot and Bengio (2010),

@@ -99,8 +99,10 @@ _RELU = {
 }
 
 KNOWN: dict[str, Known] = {
-    "celu": _pieces(closed_forms.celu_pieces, alpha=Parameter(1.0, least=1e-6))._replace(
-        function=closed_forms.celu
+    "celu": Known(
+        closed_forms.celu,
+        lambda alpha: piecewise(closed_forms.elu_pieces(alpha, 1.0 / alpha)),
+        {"alpha": Parameter(1.0, least=1e-6)},
     ),
     "elu": _pieces(closed_forms.elu_pieces, alpha=Parameter(1.0)),
     "exponential": _pieces(lambda: (Piece(-inf, inf, (Term(1.0, 0, 1.0),)),)),

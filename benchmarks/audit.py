@@ -9,9 +9,10 @@ Networks have eight samples; ResNet50 and the others of Keras' applications 64×
 import os
 import statistics
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
@@ -20,6 +21,7 @@ import architectures
 import autodiff
 import keras
 import numpy as np
+from timing import interleaved
 
 import keras_he
 
@@ -30,17 +32,6 @@ NETWORKS: dict[str, Callable[[], keras.Model]] = {
     "100 dense, relu": lambda: architectures.dense_chain("relu"),
     "transformer, 6 blocks": lambda: architectures.transformer(6),
 }
-
-
-def interleaved(*functions: Callable[[], object], count: int = 5) -> list[float]:
-    """Returns the median seconds of each function, called in turn."""
-    times: list[list[float]] = [[] for _ in functions]
-    for _ in range(count):
-        for each, function in zip(times, functions, strict=True):
-            start = time.perf_counter()
-            function()
-            each.append(time.perf_counter() - start)
-    return [statistics.median(each) for each in times]
 
 
 def main() -> None:
@@ -54,19 +45,15 @@ def main() -> None:
         shape = (8, *model.inputs[0].shape[1:])
         batch = np.random.default_rng(1).normal(size=shape).astype("float32")
 
-        def both(model: keras.Model = model, batch: np.ndarray = batch) -> object:
-            return autodiff.kernel_gradients(
-                model, batch, lambda y: keras.ops.sum(keras.ops.square(y))
-            )
+        def loss(outputs: Any) -> Any:
+            return keras.ops.sum(keras.ops.square(outputs))
 
-        def look(model: keras.Model = model, batch: np.ndarray = batch) -> object:
-            return keras_he.audit(model, batch)
-
-        def forward(model: keras.Model = model, batch: np.ndarray = batch) -> object:
-            return keras_he.audit(model, batch, backward=False)
-
-        both(), look()
-        passes, took, halved = interleaved(both, look, forward)
+        cases = {
+            "both passes": partial(autodiff.kernel_gradients, model, batch, loss),
+            "audit": partial(keras_he.audit, model, batch),
+            "audit forward": partial(keras_he.audit, model, batch, backward=False),
+        }
+        passes, took, halved = map(statistics.median, interleaved(cases, 5).values())
         cells = (
             f"{passes:.3f} s",
             f"{took:.3f} s",

@@ -27,6 +27,7 @@ import architectures
 import keras
 import numpy as np
 import signals
+from timing import interleaved
 
 import keras_he
 
@@ -81,21 +82,14 @@ def batch_for(model: keras.Model, samples: int = 16) -> Any:
 
 def seconds(function: Callable[[], object], count: int = 3) -> float:
     """Returns the median time of a call."""
-    times = []
-    for _ in range(count):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return statistics.median(interleaved({"": function}, count, warm=0)[""])
 
 
 def he_normal_everywhere(model: keras.Model) -> None:
     """Draws every kernel by Keras' `he_normal`, each by a seed of its own."""
-    for seed, layer in enumerate(model._flatten_layers()):
-        for name in ("kernel", "depthwise_kernel", "pointwise_kernel"):
-            kernel = getattr(layer, name, None)
-            if kernel is not None:
-                kernel.assign(keras.initializers.HeNormal(seed=seed)(kernel.shape))
+    for seed, weight in enumerate(model.trainable_variables):
+        if weight.name in ("kernel", "depthwise_kernel", "pointwise_kernel"):
+            weight.assign(keras.initializers.HeNormal(seed=seed)(weight.shape))
 
 
 def spreads(model: keras.Model, batch: Any) -> str:

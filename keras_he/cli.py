@@ -25,7 +25,7 @@ from keras_he.model_files import Refusal, check_is_model, last_words, load, save
 from keras_he.sampling.laws import LAWS
 from keras_he.startup import complete
 from keras_he.theory import activations
-from keras_he.theory.standard_deviation import MODES
+from keras_he.theory.kernel_geometry import MODES
 
 _EXAMPLES = {
     "audit": (
@@ -80,8 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--negative-slope", type=float, help="of leaky_relu or prelu")
     one.set_defaults(run=_gain)
     one = add("portable", "write a file that loads without keras_he")
-    _model_options(one)
-    one.add_argument("out", metavar="OUT", help="the file to write, .keras or .h5")
+    _model_options(one, out=True, data=False)
     one.set_defaults(run=_portable)
     return parser
 
@@ -103,7 +102,7 @@ def _epilog(*names: str) -> str:
     return "\n".join(["examples:", *lines, "", _CODES])
 
 
-def _model_options(parser: argparse.ArgumentParser) -> None:
+def _model_options(parser: argparse.ArgumentParser, *, out: bool, data: bool) -> None:
     parser.add_argument("model", metavar="MODEL", help="a .keras or .h5 file")
     parser.add_argument(
         "--import",
@@ -113,11 +112,14 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="import a module that registers the model's own layers; may be repeated",
     )
+    if out:
+        parser.add_argument("out", metavar="OUT", help="the file to write, .keras or .h5")
+    if data:
+        parser.add_argument("--data", metavar="X.npy", help="a batch of inputs; .npz holds several")
 
 
 def _audit_options(parser: argparse.ArgumentParser) -> None:
-    _model_options(parser)
-    parser.add_argument("--data", metavar="X.npy", help="a batch of inputs; .npz holds several")
+    _model_options(parser, out=False, data=True)
     parser.add_argument("--html", metavar="OUT", help="write a page")
     parser.add_argument("--json", metavar="OUT", help="write the report as JSON; - prints it")
     parser.add_argument("--no-backward", action="store_true", help="do not measure the gradient")
@@ -133,9 +135,7 @@ def _audit_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _init_options(parser: argparse.ArgumentParser) -> None:
-    _model_options(parser)
-    parser.add_argument("out", metavar="OUT", help="the file to write, .keras or .h5")
-    parser.add_argument("--data", metavar="X.npy", help="a batch of inputs; .npz holds several")
+    _model_options(parser, out=True, data=True)
     parser.add_argument("--seed", type=int, help="an integer of at least 0")
     parser.add_argument("--mode", default="fan_in", choices=MODES)
     parser.add_argument("--law", default="normal", choices=tuple(LAWS))

@@ -47,11 +47,7 @@ class Refusal(KerasHeError):
 
 
 def check_is_model(path: Path) -> None:
-    """Checks that a path is the file of a whole model.
-
-    Raises:
-        Refusal: If it is not; says what it is, and what to give instead.
-    """
+    """Refuses a path that is not the file of a whole model: says what it is, and what to give."""
     problem = _folder_problem(path) if path.is_dir() else _file_problem(path)
     if problem:
         raise Refusal(f"{path} {problem}")
@@ -134,15 +130,10 @@ def _misnamed(path: Path, endings: tuple[str, ...]) -> str:
 
 
 def load(path: Path, *, compiled: bool) -> Any:
-    """Returns the model of a file, loaded in safe mode.
+    """Returns the model of a file, loaded in safe mode, or refuses the file with the reason.
 
-    Args:
-        path: The file.
-        compiled: Whether to load its loss and optimizer too. If that fails, the model is returned
-            without them, with a line on standard error.
-
-    Raises:
-        Refusal: If it does not load, with the reason.
+    If the model is to be `compiled`, and its loss and optimizer cannot be loaded, it is returned
+    without them, with a line on standard error.
     """
     import keras
 

@@ -6,6 +6,7 @@ config differs between Keras versions.
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -146,9 +147,10 @@ def _check_config(model: Any) -> None:
     except NotImplementedError:  # of a subclassed model, whose config its author writes
         return
     plain = json.loads(json.dumps(config, default=lambda one: getattr(one, "__dict__", str(one))))
-    called = {text for key, text in _strings(plain) if key == "name"}  # layers, wherever they stand
-    left = sorted({text for _, text in _strings(plain) if _is_our_name(text)} - called)
-    if left:
+    strings, known = list(_strings(plain)), names()
+    called = {text for key, text in strings if key == "name"}  # layers, wherever they stand
+    ours = {text for _, text in strings if text in known or re.match(r"keras_he(>|\.|$)", text)}
+    if left := sorted(ours - called):
         raise NotPortable(
             f"The config of `{model.name}` must not name keras_he. It has {', '.join(left)}, which "
             "a layer of your own keeps. Give the layer a Keras initializer, or its `get_config` "
@@ -156,13 +158,9 @@ def _check_config(model: Any) -> None:
         )
 
 
-def _is_our_name(text: str) -> bool:
-    return text in names() or text.partition(">")[0].partition(".")[0] == "keras_he"
-
-
-def _strings(config: Any, key: str = "") -> Iterator[tuple[str, str]]:
+def _strings(config: Any) -> Iterator[tuple[str, str]]:
     """Yields the keys and strings of a config; strings in a list have the list's key."""
-    waiting = [(key, config)]
+    waiting = [("", config)]
     while waiting:
         key, one = waiting.pop()
         if isinstance(one, dict):

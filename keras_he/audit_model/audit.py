@@ -34,7 +34,7 @@ from keras_he.passes.preceding_activation import activation_name
 from keras_he.passes.tensor_origins import branch_factors
 from keras_he.reports.audit_report import AuditReport
 from keras_he.reports.data import Figures, Row, moment_of_calls
-from keras_he.theory.standard_deviation import standard_deviation
+from keras_he.theory.kernel_geometry import standard_deviation
 
 _NAMED = 8  # kernels that a note names
 _SEED = 0  # of a synthetic batch, and of the default loss

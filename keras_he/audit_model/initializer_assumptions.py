@@ -17,8 +17,7 @@ from keras_he.initializers.names import meanings
 from keras_he.layers.variables import ModelVariable
 from keras_he.sampling.laws import LAWS, TRUNCATED_STD, LawName
 from keras_he.theory.activations import Activation
-from keras_he.theory.kernel_geometry import DEFAULTS, Fans, geometry_fans
-from keras_he.theory.standard_deviation import standard_deviation
+from keras_he.theory.kernel_geometry import DEFAULTS, Fans, geometry_fans, standard_deviation
 
 
 class Claim(NamedTuple):

@@ -16,8 +16,7 @@ from keras_he.initializers.activation_argument import LINEAR, read_activation
 from keras_he.reports.data import Finding
 from keras_he.theory.activations import Activation
 from keras_he.theory.activations import gain as moments_gain
-from keras_he.theory.kernel_geometry import Fans
-from keras_he.theory.standard_deviation import standard_deviation
+from keras_he.theory.kernel_geometry import Fans, standard_deviation
 
 
 def causes(subject: Subject) -> Iterator[Finding]:

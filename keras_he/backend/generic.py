@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from keras_he.errors import invalid
 from keras_he.sampling.regions import Part
-from keras_he.sampling.stream import ALIGNMENT, aligned_empty
+from keras_he.sampling.stream import aligned_empty
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -38,25 +38,16 @@ class Framework:
     def to_tensor(self, array: NDArray[Any], dtype: str) -> Any:
         """Returns the array as a tensor, on the device that Keras would choose.
 
-        Args:
-            array: C-contiguous; for `dtype="bfloat16"` its bits as uint16.
-            dtype: Dtype of the tensor.
+        The array is C-contiguous; for `dtype="bfloat16"` it holds the bits, as uint16.
         """
         if dtype == "bfloat16":
             array = (array.astype(np.uint32) << 16).view(np.float32)
         return keras.ops.convert_to_tensor(array, dtype=dtype)
 
     def to_sharded(self, part: Part, shape: Sequence[int], dtype: str, layout: Any) -> Any:
-        """Returns a tensor that is laid out over devices.
+        """Returns a tensor of a shape, drawn part by part, that is laid out over devices.
 
-        Args:
-            part: Returns a region of the tensor, as `keras_he.sampling.stream.draw` does.
-            shape: Shape of the whole tensor.
-            dtype: Dtype of the tensor.
-            layout: A `keras.distribution.TensorLayout` or a `jax.sharding.Sharding`.
-
-        Raises:
-            InvalidArgument: If the backend is not JAX, or the layout names no devices.
+        The layout is a `keras.distribution.TensorLayout` or a `jax.sharding.Sharding`.
         """
         raise invalid(
             "layout",
@@ -81,18 +72,9 @@ class Framework:
         """Returns the function as compiled code calls it: outside of what is compiled."""
         return function
 
-    def is_symbolic(self, value: Any) -> bool:
-        """Returns whether a value is a tensor without numbers, which stands for some."""
-        if isinstance(value, keras.KerasTensor):
-            return True
-        return bool(keras.ops.is_tensor(value) and self._is_symbol(value))
-
-    def _is_symbol(self, tensor: Any) -> bool:
+    def is_symbol(self, tensor: Any) -> bool:
+        """Returns whether a tensor has no numbers, and stands for some."""
         return False
-
-    def detached(self, tensor: Any) -> Any:
-        """Returns a tensor by which nothing is differentiated."""
-        return tensor
 
     def sum_of_squares(self, tensor: Any) -> float:
         """Returns the sum of the squares of the elements of a float32 tensor."""
@@ -130,8 +112,3 @@ class Framework:
     def double_precision(self) -> AbstractContextManager[Any]:
         """Returns the context in which float64 is computed in float64."""
         return nullcontext()
-
-
-def is_aligned(array: NDArray[Any]) -> bool:
-    """Returns whether a framework can take over the memory of an array."""
-    return array.size > 0 and array.ctypes.data % ALIGNMENT == 0

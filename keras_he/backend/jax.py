@@ -72,7 +72,8 @@ class Jax(Framework):
         """Returns whether the code is in a `jax.jit`, or another transformation of JAX."""
         return isinstance(jax.numpy.zeros(()), jax.core.Tracer)
 
-    def _is_symbol(self, tensor: Any) -> bool:
+    def is_symbol(self, tensor: Any) -> bool:
+        """Returns whether a tensor is a tracer."""
         return isinstance(tensor, jax.core.Tracer)
 
     def gradients(self, function: Callable[[list[Any]], Any], values: list[Any]) -> list[Any]:

@@ -125,8 +125,7 @@ def argument_of(attribute: str) -> str:
 def shadowed(hooks: Iterable[tuple[Any, str, Callable[..., Any]]]) -> Iterator[None]:
     """Shadows attributes of layers, past Keras' tracking of them, and takes the shadows away.
 
-    Args:
-        hooks: Layers or operations, names of attributes, and what shadows them.
+    A hook is a layer or an operation, the name of an attribute, and what shadows it.
     """
     saved = []
     try:
@@ -183,8 +182,7 @@ def is_of_keras(layer: Any) -> bool:
 def wrap_variables(**wrappers: Callable[[Callable[..., Any]], Any]) -> Callable[[], None]:
     """Wraps methods of `keras.Variable`, and returns the function that takes the wrappers away.
 
-    Args:
-        wrappers: From the name of a method to the function from the method to its wrapper.
+    A wrapper stands under the name of its method, and is a function of the method.
     """
     import keras
 

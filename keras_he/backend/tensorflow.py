@@ -15,8 +15,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from keras_he.backend.generic import WORTH_SHARING, Framework, is_aligned
-from keras_he.sampling.stream import aligned_empty
+from keras_he.backend.generic import WORTH_SHARING, Framework
+from keras_he.sampling.stream import ALIGNMENT, aligned_empty
 
 _WORTH_LENDING = 2**22  # bytes, from which on cleared pages cost more than TensorFlow's calls
 
@@ -35,9 +35,10 @@ class TensorFlow(Framework):
 
     def to_tensor(self, array: NDArray[Any], dtype: str) -> Any:
         """Returns the array as a tensor."""
+        is_aligned = array.size > 0 and array.ctypes.data % ALIGNMENT == 0
         if isinstance(array.base, Lent):
             tensor = array.base.tensor
-        elif is_aligned(array) and (array.nbytes >= WORTH_SHARING or tf.executing_eagerly()):
+        elif is_aligned and (array.nbytes >= WORTH_SHARING or tf.executing_eagerly()):
             tensor = tf.experimental.dlpack.from_dlpack(array.__dlpack__())
         else:
             tensor = tf.constant(array)
@@ -47,8 +48,7 @@ class TensorFlow(Framework):
         """Returns whether the code is in a `tf.function`."""
         return not tf.executing_eagerly()
 
-    def _is_symbol(self, tensor: Any) -> bool:
-        return bool(tf.is_symbolic_tensor(tensor))
+    is_symbol = staticmethod(tf.is_symbolic_tensor)
 
     def sum_of_squares(self, tensor: Any) -> float:
         """Returns the sum of squares, in one pass and without the squares in memory."""

@@ -38,9 +38,10 @@ def as_tensors(values: Any) -> Any:
 
 def eager_floats(values: Any) -> list[Any] | None:
     """Returns the tensors of floats in a nested structure, `None` if it holds symbolic tensors."""
-    if any(framework.is_symbolic(value) for value in keras.tree.flatten(values)):
-        return None
-    return float_tensors(values)
+    flat = keras.tree.flatten(values)
+    tensors = [value for value in flat if keras.ops.is_tensor(value)]
+    symbolic = any(isinstance(value, keras.KerasTensor) for value in flat)
+    return None if symbolic or any(map(framework.is_symbol, tensors)) else float_tensors(tensors)
 
 
 def number(tensor: Any) -> float:
@@ -61,7 +62,6 @@ def mean_square(value: Any) -> float:
     size: int = math.prod(value.shape)
     if not size:
         return 0.0
-    value = framework.detached(value)
     wide = keras.ops.cast(value, "float32") if value.dtype != "float32" else value
     total = framework.sum_of_squares(wide)
     if 1e-30 < total < 1e38 or math.isnan(total):

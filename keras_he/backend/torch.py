@@ -37,16 +37,13 @@ class Torch(Framework):
         disabled: Function = torch.compiler.disable(function, **(why if "reason" in known else {}))
         return disabled
 
-    def _is_symbol(self, tensor: Any) -> bool:
+    def is_symbol(self, tensor: Any) -> bool:
+        """Returns whether a tensor has no memory, or is on the device without it."""
         try:
             tensor.data_ptr()  # batched and traced tensors have no memory, and raise
         except (AttributeError, RuntimeError):
             return True
         return bool(tensor.is_meta)
-
-    def detached(self, tensor: Any) -> Any:
-        """Returns a tensor by which nothing is differentiated; PyTorch warns of others' numbers."""
-        return tensor.detach() if hasattr(tensor, "detach") else tensor
 
     def gradients(self, function: Callable[[list[Any]], Any], values: list[Any]) -> list[Any]:
         """Returns the gradients of a number by tensors."""

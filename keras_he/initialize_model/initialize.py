@@ -22,9 +22,14 @@ from keras_he.passes.preceding_activation import activation_name, preceding_mome
 from keras_he.reports.data import Figures, Row
 from keras_he.reports.initialization_report import InitializationReport
 from keras_he.sampling.laws import LawName, law_named
-from keras_he.theory.kernel_geometry import Fans, integer
+from keras_he.theory.kernel_geometry import (
+    Fans,
+    Mode,
+    checked_mode,
+    integer,
+    standard_deviation,
+)
 from keras_he.theory.quadrature import Moments
-from keras_he.theory.standard_deviation import Mode, checked_mode, standard_deviation
 
 _UNSAFE = 10.0  # growth of an error over the whole depth, from which on a note warns of it
 

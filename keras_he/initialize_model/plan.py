@@ -31,7 +31,7 @@ from keras_he.passes.moving_statistics import MovingStatistics, initial
 from keras_he.passes.preceding_activation import is_rectifier
 from keras_he.passes.tensor_origins import Trace, branch_factors
 from keras_he.reports.data import NOT_REACHED
-from keras_he.theory.standard_deviation import standard_deviation
+from keras_he.theory.kernel_geometry import standard_deviation
 
 # By which the second moment of a trunk may grow: 4, or half as much again as sums of independent
 # branches of size 1, such as those that end in normalisations, make of it.

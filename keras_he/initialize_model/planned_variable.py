@@ -11,7 +11,7 @@ from keras_he.backend.tensors import mean_square, number
 from keras_he.initializers.kaiming import CLASSES, Kaiming, KaimingOrthogonal
 from keras_he.layers.variables import ModelVariable
 from keras_he.sampling.laws import LawName
-from keras_he.theory.standard_deviation import Mode
+from keras_he.theory.kernel_geometry import Mode
 
 JOINTLY = "measured with its layer"  # the rule of kernels whose pre-activations cannot be observed
 _ROUNDING = 1e-5  # by which equal values differ, over the largest

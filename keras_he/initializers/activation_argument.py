@@ -22,8 +22,8 @@ from keras_he.theory.activations import (
     root_mean_square,
     with_slope,
 )
+from keras_he.theory.kernel_geometry import Mode, checked_mode
 from keras_he.theory.quadrature import moments_of
-from keras_he.theory.standard_deviation import Mode, checked_mode
 
 
 def gain(activation: Any, *, negative_slope: Any = None, mode: Mode = "fan_in") -> float:
@@ -101,14 +101,7 @@ def depth_factors(activation: Any, *, negative_slope: Any = None) -> DepthFactor
 def read_activation(activation: Any, negative_slope: Any = None) -> Activation:
     """Returns the activation's name in the table, its slope, and its second moments.
 
-    Args:
-        activation: A known name, a function of `keras.activations`, an activation layer, or any
-            callable on arrays that acts element by element; `None` is `"relu"`.
-        negative_slope: Slope below zero of a leaky rectifier: a number, or one per channel, which
-            enter by their root mean square. `None` takes the activation's own.
-
-    Raises:
-        InvalidArgument: If it is unknown, has no finite moments, or has no such slope.
+    The arguments, and the errors about them, are those of `keras_he.gain`.
     """
     found = _read(activation)
     if negative_slope is None:
@@ -130,9 +123,9 @@ def _read(activation: Any) -> Activation:
         # A subclass with a `call` of its own is another function.
         if issubclass(cls, layer_type) and cls.call is layer_type.call:
             return read(activation)
-    name = _BUILT_IN.get(activation) if callable(activation) and _hashable(activation) else None
-    if name is not None:
-        return named(name)
+    for function, name in _BUILT_IN:
+        if activation is function:
+            return named(name)
     if isinstance(activation, type) or not callable(activation) or is_keras_2(activation):
         raise invalid(
             "activation",
@@ -143,14 +136,6 @@ def _read(activation: Any) -> Activation:
             else hint(activation),
         )
     return Activation(None, None, moments_of(_OnArrays(activation)))
-
-
-def _hashable(value: Any) -> bool:
-    try:
-        hash(value)
-    except TypeError:
-        return False
-    return True
 
 
 def _parametric(layer: keras.layers.PReLU) -> Activation:
@@ -174,17 +159,12 @@ def _parametric(layer: keras.layers.PReLU) -> Activation:
 
 
 def _rectified(layer: keras.layers.ReLU) -> Activation:
-    slope, limit, threshold = (
-        float(layer.negative_slope or 0.0),
-        layer.max_value,
-        float(layer.threshold or 0.0),
-    )
+    slope, threshold = float(layer.negative_slope or 0.0), float(layer.threshold or 0.0)
+    limit = None if layer.max_value is None else float(layer.max_value)
     if limit is None and threshold == 0.0:
-        return named("leaky_relu", slope) if slope else named("relu")
-    parameters = {"negative_slope": slope, "threshold": threshold}
-    if limit is not None:
-        parameters["max_value"] = float(limit)
-    return Activation(None, None, activations.moments("relu", **parameters))
+        return named("leaky_relu", slope) if slope else RELU
+    found = activations.moments("relu", negative_slope=slope, max_value=limit, threshold=threshold)
+    return Activation(None, None, found)
 
 
 def _exponential(layer: keras.layers.ELU) -> Activation:
@@ -201,11 +181,11 @@ _LAYERS: dict[Any, Callable[[Any], Activation]] = {
     keras.layers.Activation: lambda layer: _read(layer.activation),
 }
 
-_BUILT_IN: dict[Any, str] = {
-    getattr(keras.activations, name): name
+_BUILT_IN: list[tuple[Any, str]] = [
+    (getattr(keras.activations, name), name)
     for name in (*activations.NAMES, *activations.REFUSED)
     if hasattr(keras.activations, name)
-}
+]
 
 
 class _OnArrays:
@@ -226,12 +206,7 @@ class _OnArrays:
             if self.takes_arrays:
                 try:
                     return _as_array(self.function(x))
-                except (
-                    AttributeError,
-                    RuntimeError,
-                    TypeError,
-                    ValueError,
-                ):  # PyTorch's
+                except (AttributeError, RuntimeError, TypeError, ValueError):  # PyTorch's
                     self.takes_arrays = False
             try:
                 return _as_array(self.function(keras.ops.convert_to_tensor(x)))

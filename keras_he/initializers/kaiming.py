@@ -15,13 +15,14 @@ import numpy as np
 from keras_he.backend.framework import framework
 from keras_he.errors import did_you_mean, invalid
 from keras_he.initializers.activation_argument import read_activation
-from keras_he.sampling.laws import LawName, law_named
-from keras_he.sampling.regions import WHOLE, Part, empty_region, furthest, kernel_part
+from keras_he.sampling.laws import LAWS, LawName, law_named
+from keras_he.sampling.orthogonal import draw_orthogonal, largest_element
+from keras_he.sampling.regions import WHOLE, Part, cut_region, draw_region, empty_region
 from keras_he.sampling.stream import STORAGE, Seed, check_std
 from keras_he.theory import kernel_geometry as geometries
 from keras_he.theory.activations import gain as moments_gain
+from keras_he.theory.kernel_geometry import Mode, checked_mode, standard_deviation
 from keras_he.theory.quadrature import Moments
-from keras_he.theory.standard_deviation import Mode, checked_mode, standard_deviation
 
 _LONGEST_LIST = 64  # NumPy arrays have no more axes
 _LARGEST_SEED = 2**128 - 1  # what the generator's key takes in whole
@@ -88,12 +89,7 @@ class Kaiming(keras.initializers.VarianceScaling):
         seed = _checked_seed(seed)
         mode = checked_mode(mode)
         self.kernel_geometry = geometries.make_geometry(
-            geometry=geometry,
-            strides=strides,
-            groups=groups,
-            gates=gates,
-            input_axes=input_axes,
-            output_axes=output_axes,
+            geometry, strides, groups, gates, input_axes=input_axes, output_axes=output_axes
         )
         self.activation: str | None = None
         self.negative_slope: float | None = None
@@ -140,7 +136,7 @@ class Kaiming(keras.initializers.VarianceScaling):
             key = self.seed
             if isinstance(key, keras.random.SeedGenerator):
                 # Before the generator moves on:
-                check_std(std, dtype, furthest(self.law, shape, self.kernel_geometry))
+                check_std(std, dtype, self._furthest(shape))
                 key = _next_key(key, layout)
             part = self._draw(shape, std, key, dtype)
         else:
@@ -155,8 +151,18 @@ class Kaiming(keras.initializers.VarianceScaling):
 
     def _draw(self, shape: tuple[int, ...], std: float, key: Seed, dtype: str) -> Part:
         """Returns the function that returns any region of the kernel."""
-        use = self.kernel_geometry
-        return kernel_part(self.law, shape, use, std, key, dtype, framework.empty)
+        if LAWS[self.law].fill is None:
+            matrices = geometries.matrix_axes(shape, self.kernel_geometry)
+            return partial(cut_region, draw_orthogonal(matrices, shape, std, key, dtype))
+        return lambda region: draw_region(
+            self.law, shape, region, std, key, dtype, memory=framework.empty
+        )
+
+    def _furthest(self, shape: tuple[int, ...]) -> float:
+        """Returns the largest distance of a kernel's values from 0, in standard deviations."""
+        if LAWS[self.law].fill is None:
+            return largest_element(geometries.matrix_axes(shape, self.kernel_geometry))
+        return LAWS[self.law].furthest
 
     def get_config(self) -> dict[str, Any]:
         """Returns what is not the default, as plain JSON; `from_config` is its inverse."""

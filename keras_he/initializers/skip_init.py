@@ -89,7 +89,7 @@ class skip_init(ContextDecorator):  # noqa: N801 - used like a function, as cont
         block = _Block()
         self._entered.append(block)
         _open_blocks.set((*_open_blocks.get(), block))
-        _hook()
+        _count_blocks(1)
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         # A block may be left in another context than it was entered in.
@@ -97,7 +97,7 @@ class skip_init(ContextDecorator):  # noqa: N801 - used like a function, as cont
         block = (here or self._entered)[-1]
         self._entered.remove(block)
         _open_blocks.set(tuple(one for one in _open_blocks.get() if one is not block))
-        _unhook()
+        _count_blocks(-1)
         left = block.end()
         failures = [failure for one in left if (failure := _drawn(*one)) is not None]
         if failures and error is not None:  # which passes through
@@ -215,23 +215,18 @@ def _marked_zeros(shape: tuple[int, ...], dtype: str) -> Any:
 _made: dict[int, _Later] = {}  # variables of open blocks in all threads, by their identity
 _open_blocks: ContextVar[tuple[_Block, ...]] = ContextVar("keras_he.skip_init", default=())
 _lock = threading.RLock()
-_hooked = 0  # open blocks in all threads
+_open = 0  # open blocks in all threads
 _unwrap: list[Callable[[], None]] = []  # while blocks are open: what takes the hooks away
 
 
-def _hook() -> None:
-    global _hooked
+def _count_blocks(more: int) -> None:
+    """Counts the open blocks: the first wraps the methods of variables, the last unwraps them."""
+    global _open
     with _lock:
-        _hooked += 1
-        if _hooked == 1:
+        _open += more
+        if _open and not _unwrap:
             _unwrap.append(wrap_variables(__init__=_init_hook, assign=_assign_hook))
-
-
-def _unhook() -> None:
-    global _hooked
-    with _lock:
-        _hooked -= 1
-        if not _hooked:
+        elif not _open:
             _unwrap.pop()()
 
 

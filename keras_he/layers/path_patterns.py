@@ -14,15 +14,9 @@ _ACCEPTED = "a path pattern, a layer, several of them, or a function of a path"
 def selected(variables: Mapping[str, Any], only: Any, skip: Any) -> set[str]:
     """Returns the paths that `only` selects and `skip` does not.
 
-    Args:
-        variables: The variables by their paths; `None` for one that no layer can select.
-        only: A pattern, a layer, a sequence of them, a function from a path to a bool, or `None`
-            for all. A pattern is a shell pattern for a variable, or for a layer that contains it. A
-            layer, or a model, selects the variables inside it.
-        skip: As `only`; `None` for none.
-
-    Raises:
-        InvalidArgument: If it is none of these, or selects nothing.
+    Each is a pattern, a layer, several of them, or a function from a path to a bool; without `only`
+    all paths are selected. A pattern is a shell pattern for a variable, or for a layer around it. A
+    layer selects the variables inside it. `variables` is by path.
     """
     chosen = set(variables) if only is None else _chosen("only", only, variables)
     return chosen if skip is None else chosen - _chosen("skip", skip, variables)

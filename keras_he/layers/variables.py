@@ -82,10 +82,7 @@ def variables(
 ) -> list[Record]:
     """Returns a record of each variable of a model, without those of metrics and optimizers.
 
-    Args:
-        model: The model.
-        survey: Its `places`.
-        record: The class of the records.
+    The survey is the model's `places`.
     """
     found: dict[int, Record] = {}
     taken: set[str] = set()

@@ -11,13 +11,7 @@ from typing import Any, NamedTuple
 import keras
 
 from keras_he.backend.foreign import hint
-from keras_he.backend.keras_private import (
-    Own,
-    is_lora,
-    is_of_keras,
-    own,
-    own_of_all,
-)
+from keras_he.backend.keras_private import Own, is_lora, is_of_keras, own, own_of_all
 from keras_he.errors import InvalidArgument, invalid
 from keras_he.layers import rules
 from keras_he.layers.kinds import is_random
@@ -200,7 +194,7 @@ def _kernels(layer: keras.layers.Layer, mine: Own, rule: Kernels) -> dict[str, K
         if isinstance(arguments, keras.layers.Layer):
             continue
         variable = _held(layer, mine, attribute)
-        geometry = make_geometry(**{**DEFAULTS, **arguments})
+        geometry = make_geometry(**arguments)
         fans = geometry_fans(variable.shape, geometry)  # raises where they do not fit
         kernels[attribute] = Kernel(variable, geometry, fans, geometry.arguments())
     return kernels

@@ -74,15 +74,9 @@ def page(
     findings: Sequence[Finding] | None,
     notes: Sequence[str],
 ) -> str:
-    """Returns the page of a report.
+    """Returns the page of a report: the facts are about the whole model, in a few words each.
 
-    Args:
-        job: Whose report it is.
-        model: Name of the model.
-        facts: What is said of the model as a whole, in a few words each.
-        lines: The lines of the table.
-        findings: The findings; `None` of a report that has none to show.
-        notes: What a person should know.
+    The findings are `None` in a report that has none to show.
     """
     name = escape(model)
     # Nothing may be loaded, from anywhere: what the page shows stands in it.

@@ -38,7 +38,7 @@ def draw_orthogonal(
     check_std(std, dtype, largest_element(matrices))
     stack, rows, columns = _sizes(matrices)
     tall, short = max(rows, columns), min(rows, columns)
-    normal = draw("normal", shape, 1.0, seed, "float32", threads)
+    normal = draw("normal", shape, 1.0, seed, "float32", threads=threads)
     q, r = np.linalg.qr(normal.reshape(stack, tall, short).astype(np.float64))
     diagonal = np.diagonal(r, axis1=-2, axis2=-1)
     q *= np.where(diagonal < 0, -1.0, 1.0)[:, None, :] * math.sqrt(tall)

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_he.sampling.laws import Words, law_named
-from keras_he.sampling.orthogonal import draw_orthogonal, largest_element
 from keras_he.sampling.stream import (
     STORAGE,
     Memory,
@@ -28,7 +27,6 @@ from keras_he.sampling.stream import (
     fill_values,
     word_reader,
 )
-from keras_he.theory.kernel_geometry import Geometry, matrix_axes
 
 _GAP = 2**10  # words that are read in the time of one jump
 _SPAN = 2**18  # words that are read at a time, with those between runs
@@ -45,6 +43,7 @@ def draw_region(
     std: float,
     seed: Seed,
     dtype: str,
+    *,
     threads: int | None = None,
     memory: Memory = aligned_empty,
 ) -> NDArray[Any]:
@@ -54,41 +53,14 @@ def draw_region(
     arguments and the errors are those of `keras_he.sampling.stream.draw`.
     """
     if region == WHOLE or limits(shape, region) == limits(shape, WHOLE):
-        return draw(law, shape, std, seed, dtype, threads, memory)
-    check_std(std, dtype, law_named(law).furthest)
+        return draw(law, shape, std, seed, dtype, threads=threads, memory=memory)
+    known = law_named(law)
+    check_std(std, dtype, known.furthest)
     values = empty_region(shape, region, dtype, memory)
     if values.size:
         make_reader = partial(_region_reader, seed, shape, _runs(shape, region))
-        fill_values(values, law, std, dtype, make_reader, threads)
+        fill_values(values, known, std, dtype, make_reader, threads)
     return values
-
-
-def kernel_part(
-    law: str,
-    shape: tuple[int, ...],
-    geometry: Geometry,
-    std: float,
-    seed: Seed,
-    dtype: str,
-    memory: Memory = aligned_empty,
-) -> Part:
-    """Returns the function that returns any region of a kernel.
-
-    The geometry, how the kernel is used, matters to the orthogonal law, which is drawn as a whole.
-    The other arguments and the errors are those of `keras_he.sampling.stream.draw`.
-    """
-    if law_named(law).fill is None:
-        whole = draw_orthogonal(matrix_axes(shape, geometry), shape, std, seed, dtype)
-        return partial(cut_region, whole)
-    return lambda region: draw_region(law, shape, region, std, seed, dtype, memory=memory)
-
-
-def furthest(law: str, shape: tuple[int, ...], geometry: Geometry) -> float:
-    """Returns the largest distance of a kernel's values from 0, in standard deviations."""
-    known = law_named(law)
-    if known.fill is None:
-        return largest_element(matrix_axes(shape, geometry))
-    return known.furthest
 
 
 def cut_region(array: NDArray[Any], region: Region) -> NDArray[Any]:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_he.errors import invalid
-from keras_he.sampling.laws import Fill, Words, law_named
+from keras_he.sampling.laws import Fill, Law, Words, law_named
 
 # What a dtype is stored in. NumPy has no bfloat16: its bits are returned as uint16.
 STORAGE: dict[str, type[np.generic]] = {
@@ -61,6 +61,7 @@ def draw(
     std: float,
     seed: Seed,
     dtype: str,
+    *,
     threads: int | None = None,
     memory: Memory = aligned_empty,
 ) -> NDArray[Any]:
@@ -68,41 +69,36 @@ def draw(
 
     Args:
         law: Name of a law of `keras_he.sampling.laws`, other than the orthogonal one.
-        shape: Shape of the array; with an axis of length 0 the array is empty.
+        shape: Shape of the array; an axis may have length 0.
         std: Standard deviation of the values, at least 0.
         seed: A non-negative integer, or several, which key the stream together with the shape.
         dtype: `"float16"`, `"bfloat16"` (returned as its bits, uint16), `"float32"` or
             `"float64"`, which holds the float32 draw of unit size times the float64 `std`.
         threads: Number of threads; `None` is `thread_count()`. It never changes a value.
-        memory: Returns the array to fill, from its shape and NumPy dtype.
-
-    Returns:
-        A C-contiguous array whose memory is aligned to `ALIGNMENT` bytes.
+        memory: Returns the C-contiguous array to fill, from its shape and NumPy dtype.
 
     Raises:
         InvalidArgument: If the law is unknown, or values of this `std` do not fit into `dtype`.
     """
-    check_std(std, dtype, law_named(law).furthest)
+    known = law_named(law)
+    check_std(std, dtype, known.furthest)
     values = memory(shape, STORAGE[dtype])
-    fill_values(values, law, std, dtype, partial(word_reader, seed, shape), threads)
+    fill_values(values, known, std, dtype, partial(word_reader, seed, shape), threads)
     return values
 
 
 def fill_values(
     values: NDArray[Any],
-    law: str,
+    law: Law,
     std: float,
     dtype: str,
     make_reader: Callable[[], Reader],
-    threads: int | None = None,
+    threads: int | None,
 ) -> None:
     """Fills a C-contiguous array as `draw` does; each block has a reader of words of its own."""
     flat = values.reshape(-1)
     fill, factor = _filler(law, std, dtype)
     threads = thread_count() if threads is None else threads
-    if 0 < flat.size <= _CHUNK:  # one block: small draws would wait for what several blocks need
-        _fill_block(fill, make_reader(), 0, flat, dtype, factor)
-        return
     # Blocks of whole chunks, four for each thread where there are as many.
     size = min(_BLOCK, max(1, flat.size // (4 * threads * _CHUNK)) * _CHUNK)
 
@@ -113,14 +109,13 @@ def fill_values(
     in_blocks(block, range(0, flat.size, size), threads)
 
 
-def _filler(law: str, std: float, dtype: str) -> tuple[Fill, float]:
+def _filler(law: Law, std: float, dtype: str) -> tuple[Fill, float]:
     """Returns what fills values from words, and the factor by which they are stored."""
-    make = law_named(law).fill
-    if make is None:
-        raise invalid("law", "one that is drawn element by element", law)
+    if law.fill is None:
+        raise invalid("law", "one that is drawn element by element", law.name)
     # Within these limits `std` goes into the law's float32 coefficients and costs nothing.
     folded = dtype != "float64" and 2.0**-60 <= std <= 2.0**30
-    return _made(make, std if folded else 1.0), 1.0 if folded else std
+    return _made(law.fill, std if folded else 1.0), 1.0 if folded else std
 
 
 @lru_cache(maxsize=64)  # networks have many kernels of one standard deviation
@@ -154,9 +149,8 @@ def _stream(seed: Seed, shape: Sequence[int]) -> np.random.SeedSequence:
     return np.random.SeedSequence(seed, spawn_key=(len(shape), *shape))
 
 
-def in_blocks(block: Callable[[int], None], starts: range, threads: int | None) -> None:
+def in_blocks(block: Callable[[int], None], starts: range, threads: int) -> None:
     """Calls `block` for all `starts`, in this thread and in helpers."""
-    threads = thread_count() if threads is None else threads
     helpers = min(threads, len(starts)) - 1
     if helpers <= 0:
         for start in starts:
@@ -257,13 +251,10 @@ def _fill_block(
         del words  # the next chunk reuses their memory
     del values, scratch  # the tail reuses their memory
     if places:
-        values = fill.tail(_joined(tail))
+        at = places[0] if len(places) == 1 else np.concatenate(places)
+        values = fill.tail(tail[0] if len(tail) == 1 else np.concatenate(tail))
         stored = values
         if dtype != "float32" or factor != 1.0:
             stored = np.empty(len(values), out.dtype)
             store(values, stored, dtype, factor)
-        out[_joined(places)] = stored
-
-
-def _joined(arrays: list[NDArray[Any]]) -> NDArray[Any]:
-    return np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
+        out[at] = stored

@@ -99,8 +99,10 @@ _RELU = {
 }
 
 KNOWN: dict[str, Known] = {
-    "celu": _pieces(closed_forms.celu_pieces, alpha=Parameter(1.0, least=1e-6))._replace(
-        function=closed_forms.celu
+    "celu": Known(
+        closed_forms.celu,
+        lambda alpha: piecewise(closed_forms.elu_pieces(alpha, 1.0 / alpha)),
+        {"alpha": Parameter(1.0, least=1e-6)},
     ),
     "elu": _pieces(closed_forms.elu_pieces, alpha=Parameter(1.0)),
     "exponential": _pieces(lambda: (Piece(-inf, inf, (Term(1.0, 0, 1.0),)),)),
@@ -155,15 +157,7 @@ class DepthFactors(NamedTuple):
 
 
 def canonical(name: str) -> str:
-    """Returns the activation's name in the table, aliases resolved.
-
-    Raises:
-        InvalidArgument: If the name is unknown, or of an activation that cannot have a gain.
-
-    Example:
-        >>> canonical("swish")
-        'silu'
-    """
+    """Returns the activation's name in the table, `"silu"` for `"swish"`."""
     if isinstance(name, str):
         name = ALIASES.get(name, name)
         if name in REFUSED:
@@ -176,12 +170,8 @@ def canonical(name: str) -> str:
 def moments(name: str, **parameters: float | None) -> Moments:
     """Returns the moments of a known activation: closed form where there is one, else quadrature.
 
-    Args:
-        name: A name of the table; `"threshold"` too, for its parameters are given here.
-        **parameters: Keras' parameters of the activation, such as `negative_slope=0.1`.
-
-    Raises:
-        InvalidArgument: If the name or a parameter is unknown, or a value out of range.
+    The parameters are those of Keras, such as `negative_slope=0.1`. `"threshold"` is a name too
+    here, because its parameters are given.
 
     Example:
         >>> moments("relu")
@@ -216,11 +206,7 @@ def _moments(name: str, parameters: tuple[tuple[str, float | None], ...]) -> Mom
 
 
 def named(name: str, slope: float | None = None) -> Activation:
-    """Returns a known activation, with its default slope if none is given.
-
-    Raises:
-        InvalidArgument: If the name is unknown, or of an activation that cannot have a gain.
-    """
+    """Returns a known activation, with its default slope if none is given."""
     name = canonical(name)
     if slope is None:
         slope = DEFAULT_SLOPES.get(name)
@@ -259,15 +245,7 @@ def root_mean_square(argument: str, value: Any) -> float:
 
 
 def gain(moments: Moments, mode: str) -> float:
-    """Returns the gain: `gain / sqrt(fan)` is the standard deviation that keeps the second moment.
-
-    Args:
-        moments: The activation's moments.
-        mode: `"fan_in"`: `1/sqrt(E[f²])`, for the signal. `"fan_out"`: `1/sqrt(E[f'²])`, for the
-            gradient. `"fan_avg"`: `sqrt(2/(E[f²] + E[f'²]))`, the mean of both conditions.
-
-    Raises:
-        InvalidArgument: If the mode is unknown, or a moment that it needs is 0 or not finite.
+    """Returns the gain by which a kernel keeps a second moment; see `keras_he.gain`.
 
     Example:
         >>> round(gain(moments("relu"), "fan_in"), 6)
@@ -290,12 +268,7 @@ def gain(moments: Moments, mode: str) -> float:
 
 
 def depth_factors(moments: Moments) -> DepthFactors:
-    """Returns the factors of one more layer on an error of the signal, and on the gradient.
-
-    Example:
-        >>> depth_factors(moments("relu"))
-        DepthFactors(signal=1.0, gradient=1.0)
-    """
+    """Returns the factors of one more layer on an error of the signal, and on the gradient."""
     if not (_LEAST < moments.signal < _MOST and math.isfinite(moments.gradient + moments.depth)):
         found = f"E[f²] = {moments.signal:g}, E[f'²] = {moments.gradient:g}"
         raise invalid("activation", "one whose moments are finite, and E[f²] above 0", found)

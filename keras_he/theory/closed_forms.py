@@ -131,12 +131,8 @@ def _normal_moments(left: float, right: float, order: int) -> list[tuple[float, 
 
 
 def _edge(x: float, power: int) -> float:
-    return 0.0 if math.isinf(x) else x**power * normal_density(x)
-
-
-def normal_density(x: float) -> float:
-    """Returns the standard normal density."""
-    return math.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+    density = math.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+    return 0.0 if math.isinf(x) else x**power * density
 
 
 def normal_mass(left: float, right: float) -> float:
@@ -168,11 +164,6 @@ def elu_pieces(alpha: float, rate: float = 1.0, scale: float = 1.0) -> Pieces:
     return Piece(-inf, 0.0, decay), line(0.0, inf, scale)
 
 
-def celu_pieces(alpha: float) -> Pieces:
-    """Returns z above 0 and `alpha·(e^(z/alpha) - 1)` below."""
-    return elu_pieces(alpha, 1.0 / alpha)
-
-
 def hard_shrink_pieces(threshold: float) -> Pieces:
     """Returns z where `|z| > threshold`."""
     return line(-inf, -threshold, 1.0), line(threshold, inf, 1.0)
@@ -188,18 +179,16 @@ def threshold_pieces(threshold: float, default_value: float) -> Pieces:
     return line(-inf, threshold, 0.0, default_value), line(threshold, inf, 1.0)
 
 
-def rectifier_moments(negative_slope: float) -> Moments:
-    """Returns (1 + a²)/2, three times: He et al. (2015), arXiv:1502.01852, equations 8 and 15."""
-    half = (1.0 + negative_slope * negative_slope) / 2.0
-    return Moments(half, half, half)
-
-
 def relu_moments(
     negative_slope: float, max_value: float | None, threshold: float
 ) -> Moments | None:
-    """Returns the moments of `keras.activations.relu`."""
+    """Returns the moments of `keras.activations.relu`.
+
+    Those of a slope are (1 + a²)/2: He et al. (2015), arXiv:1502.01852, equations 8 and 15.
+    """
     if max_value is None and threshold == 0.0:
-        return rectifier_moments(negative_slope)
+        half = (1.0 + negative_slope * negative_slope) / 2.0
+        return Moments(half, half, half)
     return piecewise(relu_pieces(negative_slope, max_value, threshold))
 
 

@@ -1,8 +1,8 @@
-"""Shape and geometry of a kernel → fans. The geometry says how a layer uses the kernel.
+"""Shape and geometry of a kernel → fans; with a gain → standard deviation.
 
-A kernel is a stack of matrices from inputs to outputs: one for a dense kernel or a convolution, one
-per channel (depthwise), per group, or per gate. `matrix_axes` returns this view, for the orthogonal
-law; `fans` counts connections.
+The geometry says how a layer uses the kernel. A kernel is a stack of matrices from inputs to
+outputs: one for a dense kernel or a convolution, one per channel (depthwise), per group, or per
+gate. `matrix_axes` returns this view, for the orthogonal law; `fans` counts connections.
 
 The shape does not determine the geometry: `(3, 3, 64, 1)` is a convolution to one channel, or a
 depthwise kernel. It is not guessed: `geometry=None` is a dense kernel (two axes) or a convolution
@@ -18,19 +18,12 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from keras_he.errors import did_you_mean, invalid
+from keras_he.theory.quadrature import Moments
 
 GeometryKind = Literal["depthwise", "transpose"]
 GEOMETRIES: tuple[str, ...] = get_args(GeometryKind)
-
-# The arguments of `fans` with their defaults. Frozen: saved files omit defaults.
-DEFAULTS: dict[str, Any] = {
-    "geometry": None,
-    "strides": 1,
-    "groups": 1,
-    "gates": 1,
-    "input_axes": None,
-    "output_axes": None,
-}
+Mode = Literal["fan_in", "fan_out", "fan_avg"]
+MODES: tuple[Mode, ...] = get_args(Mode)
 
 _LARGEST = 2**63 - 1  # the largest size in NumPy
 
@@ -63,6 +56,10 @@ class Geometry(NamedTuple):
             "input_axes": self.input_axes,
             "output_axes": self.output_axes,
         }
+
+
+# The arguments of `fans` with their defaults. Frozen: saved files omit defaults.
+DEFAULTS = Geometry().arguments()
 
 
 class Matrices(NamedTuple):
@@ -126,27 +123,21 @@ def fans(
     Reference:
         He et al. (2015), arXiv:1502.01852, section 2.2: `n = k²c` forward, `n̂ = k²d` backward.
     """
-    return geometry_fans(
-        checked_shape(shape),
-        make_geometry(
-            geometry=geometry,
-            strides=strides,
-            groups=groups,
-            gates=gates,
-            input_axes=input_axes,
-            output_axes=output_axes,
-        ),
+    sizes = checked_shape(shape)
+    use = make_geometry(
+        geometry, strides, groups, gates, input_axes=input_axes, output_axes=output_axes
     )
+    return geometry_fans(sizes, use)
 
 
 def make_geometry(
+    geometry: str | None = None,
+    strides: int | Sequence[int] = 1,
+    groups: int = 1,
+    gates: int = 1,
     *,
-    geometry: str | None,
-    strides: int | Sequence[int],
-    groups: int,
-    gates: int,
-    input_axes: Sequence[int] | None,
-    output_axes: Sequence[int] | None,
+    input_axes: Sequence[int] | None = None,
+    output_axes: Sequence[int] | None = None,
 ) -> Geometry:
     """Returns the arguments of `fans` as a `Geometry`, or raises an error."""
     if geometry is not None and not (isinstance(geometry, str) and geometry in GEOMETRIES):
@@ -324,3 +315,36 @@ def _axes(argument: str, value: Any) -> tuple[int, ...]:
 
 def _is_sequence(value: Any) -> bool:
     return isinstance(value, (list, tuple))
+
+
+def checked_mode(mode: object) -> Mode:
+    """Returns the mode, or raises the error that names all modes."""
+    for known in MODES:
+        if isinstance(mode, str) and mode == known:
+            return known
+    raise invalid("mode", '"fan_in", "fan_out" or "fan_avg"', mode, did_you_mean(mode, MODES))
+
+
+def standard_deviation(gain: float | Moments, fans: Fans, mode: str) -> float:
+    """Returns the standard deviation that keeps the second moment of the signal, or the gradient.
+
+    | mode | from an activation's moments | from a gain `g` |
+    |---|---|---|
+    | `"fan_in"` | `sqrt(1 / (n_in·E[f²]))` | `g / sqrt(n_in)` |
+    | `"fan_out"` | `sqrt(1 / (n_out·E[f'²]))` | `g / sqrt(n_out)` |
+    | `"fan_avg"` | `sqrt(2 / (n_in·E[f²] + n_out·E[f'²]))` | `g·sqrt(2 / (n_in + n_out))` |
+
+    The fans must be above zero.
+
+    Reference:
+        He et al. (2015), arXiv:1502.01852, equations 10 and 14; Glorot and Bengio (2010),
+        equation 12, for the mean of both conditions.
+    """
+    if isinstance(gain, Moments):
+        forward, backward = fans.fan_in * gain.signal, fans.fan_out * gain.gradient
+        factor = 1.0
+    else:
+        forward, backward = fans
+        factor = gain
+    inverse = {"fan_in": forward, "fan_out": backward, "fan_avg": (forward + backward) / 2}[mode]
+    return factor / math.sqrt(inverse)

@@ -67,8 +67,7 @@ def moments_of(function: Callable[[Any], Any]) -> Moments:
         infinite, as for `sqrt(|z|)`, or cannot be found to that accuracy.
 
     Raises:
-        InvalidArgument: If the function is not elementwise, deterministic and finite, or if
-            `E[f(z)²]` is 0, infinite or not found.
+        InvalidArgument: If the function is refused, or `E[f(z)²]` is 0, infinite or not found.
 
     Example:
         >>> import numpy as np

@@ -85,7 +85,7 @@ def test_any_region_cut_anywhere_has_its_values(given, gap, span, chunk):
 def test_threads_change_no_region(threads):
     shape, region = (512, 4096), (ALL, slice(1000, 2000))
     expected = draw("normal", shape, 1.0, 3, "float32")[region]
-    values = draw_region("normal", shape, region, 1.0, 3, "float32", threads)
+    values = draw_region("normal", shape, region, 1.0, 3, "float32", threads=threads)
     assert np.array_equal(values, expected)
 
 

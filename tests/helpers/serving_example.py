@@ -7,7 +7,6 @@ import importlib
 import importlib.util
 import os
 import re
-import shlex
 import subprocess
 import sys
 from functools import cache
@@ -95,23 +94,6 @@ class Exported(NamedTuple):
     check: Path  # the file of --check, and what it holds
     arrays: dict[str, np.ndarray]
     said: str
-
-
-EXPORTED = []
-
-
-def exported_digits(tmp_path_factory):
-    """Returns version 1 of digits, written once, by the command that the README gives."""
-    if not EXPORTED:
-        folder = tmp_path_factory.mktemp("site")
-        _, *arguments = shlex.split(command("export_model.py"))[1:]
-        status, said, err = finished(process_of("export_model.py", *arguments, cwd=folder))
-        assert (status, err) == (0, "")
-        with np.load(folder / "digits.npz") as file:
-            arrays = dict(file)
-        base = folder / "models"
-        EXPORTED.append(Exported(base, base / "digits" / "1", folder / "digits.npz", arrays, said))
-    return EXPORTED[0]
 
 
 def small_model():

@@ -28,7 +28,6 @@ from keras_he.sampling import laws, orthogonal, regions
 from keras_he.sampling import stream as sampling
 from keras_he.theory import activations
 from keras_he.theory import kernel_geometry as geometry
-from keras_he.theory import standard_deviation as variance
 from keras_he.theory.quadrature import Moments
 
 
@@ -101,7 +100,7 @@ def law_ignored(patch):
 
 def seed_ignored(patch):
     right = sampling.draw
-    wrong = lambda law, shape, std, seed, *rest: right(law, shape, std, 0, *rest)  # noqa: E731
+    wrong = lambda law, shape, std, seed, dtype, **how: right(law, shape, std, 0, dtype, **how)  # noqa: E731
     patch.setattr(test_sampling, "draw", wrong)
     patch.setattr(regions, "draw", wrong)
     yield lambda: test_sampling.test_seeds_and_blocks_are_uncorrelated("normal")
@@ -114,7 +113,7 @@ def float32_draw_skipped_for_bfloat16(patch):
     """Words of eight bits, which is what a draw in bfloat16 takes."""
     right = sampling.draw
 
-    def wrong(law, shape, std, seed, dtype, threads=None):
+    def wrong(law, shape, std, seed, dtype, **how):
         fill = laws.LAWS[law].fill
 
         def coarse(std):
@@ -125,7 +124,7 @@ def float32_draw_skipped_for_bfloat16(patch):
 
         with pytest.MonkeyPatch.context() as inner:
             replace_fill(inner, law, coarse)
-            return right(law, shape, std, seed, dtype, threads)
+            return right(law, shape, std, seed, dtype, **how)
 
     patch.setattr(test_sampling, "draw", wrong)
     yield test_sampling.test_bfloat16_has_many_values_and_few_zeros
@@ -166,7 +165,7 @@ def per_channel_slopes_averaged_before_squaring(patch):
 
 
 def fan_avg_of_the_fans_alone(patch):
-    right = variance.standard_deviation
+    right = geometry.standard_deviation
 
     def wrong(gain, fans, mode):
         if mode == "fan_avg" and isinstance(gain, Moments):

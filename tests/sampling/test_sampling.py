@@ -165,7 +165,7 @@ def test_a_block_can_begin_at_any_element(monkeypatch, law, first):
     whole = draw(law, PAST_A_BLOCK, 0.3, 4, "float32").ravel()
     monkeypatch.setattr(sampling, "_CHUNK", 1024)
     part = np.empty(5000, np.float32)
-    fill, factor = sampling._filler(law, 0.3, "float32")
+    fill, factor = sampling._filler(laws.LAWS[law], 0.3, "float32")
     read = sampling.word_reader(4, PAST_A_BLOCK)
     sampling._fill_block(fill, read, first, part, "float32", factor)
     assert np.array_equal(part, whole[first : first + 5000])

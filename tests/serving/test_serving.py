@@ -24,16 +24,6 @@ DTYPES = (
 )
 
 
-@pytest.fixture(scope="module")
-def scripts():
-    return serving_example.scripts()
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    return serving_example.exported_digits(tmp_path_factory)
-
-
 def warm_up_of(path):
     return path / "assets.extra" / "tf_serving_warmup_requests"
 

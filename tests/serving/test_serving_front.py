@@ -32,16 +32,6 @@ from serving_example import (
 pytestmark = [*serving_example.MARKS, pytest.mark.slow]
 
 
-@pytest.fixture(scope="module")
-def scripts():
-    return serving_example.scripts()
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    return serving_example.exported_digits(tmp_path_factory)
-
-
 def good_request(scripts):
     return scripts.client.request_of("digits", "serving_default", zeros(2, 8, 8, 1), 1)
 

@@ -6,8 +6,7 @@ import pytest
 
 import keras_he
 from keras_he.theory import activations
-from keras_he.theory.kernel_geometry import GEOMETRIES, GeometryKind
-from keras_he.theory.standard_deviation import MODES, Mode
+from keras_he.theory.kernel_geometry import GEOMETRIES, MODES, GeometryKind, Mode
 
 
 def test_every_mode_of_the_type_has_a_gain_and_a_standard_deviation():

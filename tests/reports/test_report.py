@@ -17,7 +17,7 @@ from keras_he.reports import columns
 
 EXPECTED = """\
 small: 3 of 3 kernels initialized (normal, fan_in, seed 1), measured on 64 drawn samples: standard
-normal values.
+  normal values.
 kernel  shape  activation  gain  std  E[y²]  E[∇²]  rule
 ─
 first/kernel  3×3×3×8  linear  #  #  #  #  measured

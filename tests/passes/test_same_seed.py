@@ -373,6 +373,7 @@ def states(model):
 
 def following(seed):
     """Returns what is drawn next where only draws tell the state: Keras, and operations of tf."""
+    keras.utils.clear_session()  # its generator, which `set_random_seed` keeps on Keras 3.12
     keras.utils.set_random_seed(seed)
     tf = frameworks()["tensorflow"]
     first = [keras.random.normal((2,)), tf.random.normal((2,)) if tf else 0]

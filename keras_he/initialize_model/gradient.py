@@ -44,7 +44,8 @@ def measure_gradient(
     for key, each in moments.items():
         if key in last:
             last[key].gradient = each[0]
-    samples = max(len(one) for one in float_tensors(given.inputs))
+    inputs = [one for one in keras.tree.flatten(given.inputs) if one is not None]
+    samples = max(map(len, inputs))
     seen = [(last[key], moments[key], shapes[key]) for key in moments if key in last]
     seen.sort(key=lambda each: each[0].order or 0)
     energies = [

@@ -1,0 +1,51 @@
+"""What the report of `initialize` says of the zoo's models is what is measured from outside."""
+
+import math
+
+import compare
+import outside
+import pytest
+import registration
+import zoo
+
+import keras_he
+
+registration.register()
+
+BAND = math.log10(1.5)
+APART = 0.1  # decades by which the two accounts may differ
+
+
+def spread(model, batch, report, training):
+    """Returns the outside spread of the kernels that the report has figures of, over all calls."""
+    found = compare.pairs(model, batch, report, training)
+    return outside.decades(
+        moment / one.target
+        for one in found
+        if one.was_set and one.reported
+        for moment in one.measured
+        if moment
+    )
+
+
+@pytest.mark.quick(20)
+@pytest.mark.parametrize("name", zoo.MODELS)
+def test_the_report_agrees_with_what_is_measured_from_outside(name):
+    model, batch = zoo.build(name)
+    report = keras_he.initialize(model, batch, seed=0)
+    told = {True: report.forward_spread, False: report.inference_spread}
+    for training in (True, False):
+        seen = spread(model, batch, report, training)
+        assert told[training] == pytest.approx(seen, abs=APART)
+        if abs(seen - BAND) > APART:
+            raised = _spread_is_refused(report, training)
+            assert raised is (seen > BAND)
+
+
+def _spread_is_refused(report, training):
+    """Returns whether `check` raises because of a spread."""
+    try:
+        report.check(spread=BAND if training else math.inf, inference_spread=BAND)
+    except keras_he.errors.ReportProblem as error:
+        return ("forward spread" in str(error)) if training else ("inference" in str(error))
+    return False

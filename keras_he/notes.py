@@ -20,6 +20,7 @@ WarningKind = Literal[
     "gradient-unknown",  # it could not be measured
     "zero-gradient",  # it is zero at some kernels
     "zero-by-design",  # it is, behind factors that are zero by design
+    "statistics",  # moving statistics of the batch do not fit other data
     "depth",  # errors of the signal grow over depth
     "no-clone",  # the model cannot be cloned
     "optimizer-state",  # the optimizer holds the state of steps that were taken

@@ -5,17 +5,18 @@ only writer is `write`.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from keras_he.backend.framework import framework
 from keras_he.backend.tensors import as_tensors
-from keras_he.errors import KerasHeError, NotMeasurable
+from keras_he.errors import NotMeasurable
 from keras_he.initialize_model import constraints
 from keras_he.initialize_model.gradient import measure_gradient
 from keras_he.initialize_model.measure import Measurement
+from keras_he.initialize_model.merges import growing_trunks, merges
 from keras_he.initialize_model.planned_variable import PlannedVariable, seed_of
 from keras_he.initialize_model.records import Pass, Plan, Request
 from keras_he.initialize_model.verify import Verification, backward_moments
@@ -24,19 +25,18 @@ from keras_he.layers.kinds import has_fixed_threshold
 from keras_he.layers.path_patterns import names, selected
 from keras_he.layers.variables import remade_value, variables
 from keras_he.layers.walk import Place, layer_paths, not_built, random_layers
-from keras_he.notes import Note, listed
+from keras_he.notes import Note
+from keras_he.passes.drawn_inputs import fixed_samples
 from keras_he.passes.forward import forward
 from keras_he.passes.model_checks import Progress
 from keras_he.passes.moving_statistics import MovingStatistics, initial
 from keras_he.passes.preceding_activation import is_rectifier
-from keras_he.passes.tensor_origins import Trace, branch_factors
-from keras_he.reports.data import NOT_REACHED
+from keras_he.passes.tensor_origins import branch_factors
+from keras_he.reports.data import NOT_REACHED, spread_of
 from keras_he.theory.kernel_geometry import standard_deviation
 
-# By which the second moment of a trunk may grow: 4, or half as much again as sums of independent
-# branches of size 1, such as those that end in normalisations, make of it.
-_STEADY, _PER_SUM = 4.0, 1.5
 _ROUNDS, _UNEVEN = 3, 0.1  # of passes for layers of several calls, and the logarithm they may miss
+_FEWEST, _HELD_BACK = 4, 0.5  # samples that are halved; decades in inference that are told
 _NOT_SELECTED = Note("not-selected", "not selected")
 
 
@@ -57,23 +57,28 @@ def make_plan(
         given = Pass(model, inputs, layer_paths(survey), pass_seed, progress)
         try:
             _measure(plan, given, request)
-        except KerasHeError as error:
+        except Exception as error:
             if request.measures:
                 raise
-            progress.close()
-            text = f"the preceding activations are not known: {error}"
-            plan.notes.append(Note("activations-unknown", text))
+            _note_unknown(plan, f"{type(error).__name__}: {str(error)[:300]}")
         if request.measures:
             if plan.settings.mode != "fan_in":
                 _take_to_mode(plan, given)
             _verify(plan, given, request)
         progress.close()
+    elif not request.measures:
+        _note_unknown(plan, f"{type(model).__name__} does not say what it takes; give `data`")
     _initial_statistics(plan)
     for one in plan.variables:
         if one.is_set and one.gain is None:
             one.rule, one.gain = NOT_REACHED, 1.0
     plan.notes += constraints.notes(plan.variables, plan.settings)
     return plan
+
+
+def _note_unknown(plan: Plan, why: str) -> None:
+    text = f"the preceding activations are not known, so kernels may have a gain of 1: {why}"
+    plan.notes.append(Note("activations-unknown", text))
 
 
 def _select(found: Sequence[PlannedVariable], request: Request) -> None:
@@ -125,7 +130,7 @@ def _measure(plan: Plan, given: Pass, request: Request) -> None:
             watcher.give_up(one)
     trace = watcher.trace
     plan.random_layers = random_layers(watcher.called.values(), given.paths)
-    plan.notes += watcher.zeros.notes() + watcher.notes + _merges(trace)
+    plan.notes += watcher.zeros.notes() + watcher.notes + merges(trace)
     plan.chain = [] if trace.runs or trace.left else _chain(plan)
 
 
@@ -183,7 +188,7 @@ def _verify(plan: Plan, given: Pass, request: Request) -> None:
     """Measures the model as it will be, and sets the moving statistics that it will have."""
     seen = _verifying_pass(plan, given, training=True)
     trace = seen.trace
-    plan.notes += _growing_trunks(trace)
+    plan.notes += growing_trunks(trace)
     spreads = [max(run.moments) / min(run.moments) for run in trace.runs if min(run.moments) > 0.0]
     plan.trunk = math.log10(max(spreads)) if spreads else None
     takes_statistics = any(one.role == "statistic" and not one.left for one in plan.variables)
@@ -194,6 +199,7 @@ def _verify(plan: Plan, given: Pass, request: Request) -> None:
             inference = _verifying_pass(plan, given, training=False, always=True)
             statistics = inference.statistics
         _batch_statistics(plan.variables, statistics)
+        _hold_back(plan, given)
     _initial_statistics(plan)
     inference = inference or _verifying_pass(plan, given, training=False)
     for one in plan.variables:
@@ -201,6 +207,42 @@ def _verify(plan: Plan, given: Pass, request: Request) -> None:
         one.inference = inference.moments.get(id(one.variable), [])
     if request.backward and framework.takes_gradients:
         measure_gradient(plan, given, _final_state(plan, batch=True), seen)
+
+
+def _hold_back(plan: Plan, given: Pass) -> None:
+    """Notes what moving statistics are worth: of one half of the batch, in inference on the other.
+
+    The kernels stay as they are.
+    """
+    arrays = [one for one in keras.tree.flatten(given.inputs) if one is not None]
+    samples = min(map(len, arrays))
+    if samples < _FEWEST or fixed_samples(given.model) is not None:
+        return
+
+    def half(part: slice) -> Pass:
+        cut = keras.tree.map_structure(lambda one: None if one is None else one[part], given.inputs)
+        return given._replace(inputs=cut)
+
+    kept = [(one, one.value, one.rule) for one in plan.variables if one.role == "statistic"]
+    first = _verifying_pass(plan, half(slice(samples // 2)), training=True)
+    _batch_statistics(plan.variables, first.statistics)
+    other = _verifying_pass(plan, half(slice(samples // 2, None)), training=False)
+    for one, value, rule in kept:
+        one.value, one.rule = value, rule
+    ratios = [
+        moment / one.target
+        for one in plan.variables
+        if one.is_set
+        for moment in other.moments.get(id(one.variable), ())
+        if moment > 0.0
+    ]
+    if (spread := spread_of(ratios)) > _HELD_BACK:
+        text = (
+            f"moving statistics: those of {samples // 2} samples give a spread of {spread:.2g} "
+            f"decades in inference on the other {samples - samples // 2}, so those of {samples} "
+            "fit other data little better; give more samples"
+        )
+        plan.notes.append(Note("statistics", text))
 
 
 def _verifying_pass(
@@ -324,31 +366,6 @@ def _final_state(plan: Plan, *, batch: bool) -> list[tuple[Any, Any]]:
             if one.is_set:
                 plan.drawn[id(one)] = values
     return state
-
-
-def _merges(trace: Trace) -> list[Note]:
-    """Returns the notes about merges that are left as they are."""
-    notes = []
-    if trace.left:
-        counts = ", ".join(f"{count} {name}" for name, count in sorted(trace.left.items()))
-        notes.append(Note("merges", f"merges whose branches are not scaled: {counts}"))
-    if trace.hidden:
-        where = listed(trace.hidden)
-        text = f"not seen: sums of the layers inside {where}; they are not scaled"
-        notes.append(Note("unseen-layers", text))
-    return notes
-
-
-def _growing_trunks(trace: Trace) -> Iterator[Note]:
-    """Yields a note for each residual trunk that grows by more than its branches explain."""
-    for run in trace.runs:
-        grows = max(run.moments) / min(run.moments) if min(run.moments) > 0.0 else 1.0
-        if grows > max(_STEADY, _PER_SUM * (run.sums + 1)):
-            text = (
-                f"the residual trunk of {run.sums} sums grows by a factor of {grows:.2g}: its "
-                "branches have a mean, or add the trunk itself, which no kernel can scale"
-            )
-            yield Note("growing-trunk", text)
 
 
 def _batch_statistics(found: Sequence[PlannedVariable], statistics: MovingStatistics) -> None:

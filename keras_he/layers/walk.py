@@ -116,7 +116,9 @@ def _places(
     mine = held.get(id(layer)) or own(layer)  # a rule may name a layer that Keras does not track
     closed = Place(layer, path, key, outer, layer.variables, mine.attributes, {}, closed=True)
     if not layer.built:
-        if _may_hold_kernels(layer, rule):
+        # A layer may never be called itself, where another calls its parts.
+        parts_are_built = rule is None and any(one.built for one in mine.layers)
+        if _may_hold_kernels(layer, rule) and not parts_are_built:
             text = f"{type(layer).__name__} is not built. Call it once, or its `build`."
             yield closed._replace(problem=Note("not-built", text))
             return

@@ -77,6 +77,17 @@ def drawn_batch(model: Any, seed: int) -> Drawn:
     return Drawn(batch, f"{count}: {_told(inputs, [text for _, text in drawn])}")
 
 
+def zero_batch(model: Any) -> Any:
+    """Returns zeros, or empty strings, that fit a model of which no numbers are wanted."""
+    samples = fixed_samples(model) or 2
+
+    def zeros(symbol: Any) -> Any:
+        dtype = keras.backend.standardize_dtype(symbol.dtype)
+        return np.zeros(_sizes(symbol, samples), "str" if dtype == "string" else dtype)
+
+    return keras.tree.map_structure(zeros, symbolic_inputs(model))
+
+
 def symbolic_inputs(model: Any) -> Any:
     """Returns the symbolic inputs of a model, in their structure.
 

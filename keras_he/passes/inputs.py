@@ -17,7 +17,13 @@ from keras_he.backend.framework import framework
 from keras_he.backend.randomness import randomness
 from keras_he.backend.tensors import to_array
 from keras_he.errors import InvalidArgument, KerasHeError, invalid
-from keras_he.passes.drawn_inputs import drawn_batch, fixed_samples, input_names, is_mask
+from keras_he.passes.drawn_inputs import (
+    drawn_batch,
+    fixed_samples,
+    input_names,
+    is_mask,
+    zero_batch,
+)
 
 _ELEMENTS = 2**22  # of an input of which at most 256 samples are taken
 _PAIR = "(inputs, targets), or a dataset of both, for a loss of both"
@@ -40,7 +46,8 @@ class Samples(NamedTuple):
 def batch_of(model: Any, data: Any, seed: int) -> Samples:
     """Returns the batch on which `initialize` measures; see `first_samples`.
 
-    For `data=False` it is drawn and tells no numbers, and `None` where no drawn batch fits.
+    For `data=False` its numbers count for nothing: it is zeros where none can be drawn, and `None`
+    where the model does not say what it takes.
 
     Raises:
         InvalidArgument: If it is not finite, too.
@@ -51,6 +58,8 @@ def batch_of(model: Any, data: Any, seed: int) -> Samples:
         return samples
     with suppress(KerasHeError):
         return Samples(first_samples(model, None, seed).inputs)
+    with suppress(KerasHeError):
+        return Samples(zero_batch(model))
     return Samples(None)
 
 

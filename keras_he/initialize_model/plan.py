@@ -19,7 +19,7 @@ from keras_he.initialize_model.measure import Measurement
 from keras_he.initialize_model.merges import growing_trunks, merges
 from keras_he.initialize_model.planned_variable import PlannedVariable, seed_of
 from keras_he.initialize_model.records import Pass, Plan, Request
-from keras_he.initialize_model.verify import Verification, backward_moments
+from keras_he.initialize_model.verify import Statistics, Verification, backward_moments
 from keras_he.layers.constants import chosen_constants
 from keras_he.layers.kinds import has_fixed_threshold
 from keras_he.layers.path_patterns import names, selected
@@ -196,7 +196,7 @@ def _verify(plan: Plan, given: Pass, request: Request) -> None:
     if takes_statistics and request.statistics == "batch":
         statistics = seen.statistics
         if plan.random_layers:  # without the random masks, as inference will see it
-            inference = _verifying_pass(plan, given, training=False, always=True)
+            inference = _verifying_pass(plan, given, training=False, statistics="batch")
             statistics = inference.statistics
         _batch_statistics(plan.variables, statistics)
         _hold_back(plan, given)
@@ -246,12 +246,18 @@ def _hold_back(plan: Plan, given: Pass) -> None:
 
 
 def _verifying_pass(
-    plan: Plan, given: Pass, *, training: bool, always: bool = False
+    plan: Plan,
+    given: Pass,
+    *,
+    training: bool,
+    statistics: Statistics | None = None,
 ) -> Verification:
-    scope = keras.StatelessScope(state_mapping=_final_state(plan, batch=training or always))
+    """Runs the model as it will be; in inference mode with moving statistics, if not told."""
+    taken: Statistics = statistics or ("training" if training else "moving")
+    scope = keras.StatelessScope(state_mapping=_final_state(plan, batch=taken != "moving"))
     tensors = keras.tree.flatten(given.inputs)
     watcher = Verification(
-        plan.variables, scope, tensors, given.paths, given.progress.step, always=always
+        plan.variables, scope, tensors, given.paths, given.progress.step, statistics=taken
     )
     forward(given.model, given.inputs, scope, watcher, given.seed, training=training)
     return watcher

@@ -7,7 +7,7 @@ the kernels have their final sizes.
 """
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
@@ -21,6 +21,7 @@ from keras_he.passes.losses import random_direction
 from keras_he.passes.moving_statistics import MovingStatistics
 from keras_he.passes.recurrent import cell_moments, cells
 
+Statistics = Literal["training", "batch", "moving"]
 State = Sequence[tuple[Any, Any]]  # pairs of variables and their values
 
 
@@ -36,8 +37,9 @@ class Verification(OriginWatcher):
         inputs: The input tensors of the model.
         paths: Paths of the layers, by their identity.
         progress: Called after each layer.
-        always: Whether every `BatchNormalization` uses the statistics of its batch, in inference
-            mode too.
+        statistics: What a `BatchNormalization` uses: the statistics of its batch as a pass in
+            training mode does (`"training"`), those in inference mode too (`"batch"`), or the
+            moving statistics in the scope (`"moving"`).
 
     Attributes:
         moments: Second moments call by call, by the identity of the kernel's variable.
@@ -56,12 +58,13 @@ class Verification(OriginWatcher):
         paths: Mapping[int, str],
         progress: Callable[[], None],
         *,
-        always: bool = False,
+        statistics: Statistics,
     ) -> None:
         self._biases = {id(one.layer): one for one in found if one.adds_bias}
         super().__init__([one for one in found if one.role == "kernel"], inputs, paths, progress)
         self._scope = scope
-        self.statistics = MovingStatistics(scope, always=always)
+        self._takes_statistics = statistics != "moving"
+        self.statistics = MovingStatistics(scope, always=statistics == "batch")
         self.moments: dict[int, list[float]] = {}
         self.calls: dict[int, list[tuple[int, ...]]] = {}
         self.hidden: set[int] = set()
@@ -70,7 +73,7 @@ class Verification(OriginWatcher):
         """Runs a layer, and measures its kernels."""
         layer, kernels = call.layer, call.kernels
         if isinstance(layer, keras.layers.BatchNormalization):
-            return self.statistics.run(call)
+            return self.statistics.run(call) if self._takes_statistics else call.run()
         if isinstance(layer, keras.layers.RNN):
             self._measure_cells(call)
             outputs = call.run()

@@ -276,3 +276,81 @@ def test_a_gradient_of_zero_is_no_good_number():
     assert "the gradient is zero at 2 of 3 kernels" in report.warnings
     with pytest.raises(keras_he.KerasHeError, match="zero at 2 of 3"):
         report.check()
+
+
+def test_moving_statistics_of_few_samples_are_told():
+    block = (layers.Dense, layers.BatchNormalization, layers.ReLU)
+    parts = [kind(64) if kind is layers.Dense else kind() for _ in range(4) for kind in block]
+    model = chain(*parts)
+    few = keras_he.initialize(model, normal(4, 32), seed=1)
+    many = keras_he.initialize(model, normal(512, 32), seed=1)
+    kinds = [{note.kind for note in report.warnings} for report in (few, many)]
+    assert ["statistics" in each for each in kinds] == [True, False]
+    assert many.inference_spread == pytest.approx(0.0, abs=0.02)
+    kept = keras.ops.convert_to_numpy(model.layers[1].moving_variance)
+    seen = ops.convert_to_numpy(model.layers[0](normal(512, 32)[:256]))
+    np.testing.assert_allclose(kept, seen.var(axis=0), rtol=0.01)
+
+
+class Parts(layers.Layer):
+    """Holds layers, and is never called itself: another layer calls its parts."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.first, self.second = layers.Dense(32, "relu"), layers.Dense(32)
+
+    def build(self, shape):
+        self.first.build(shape)
+        self.second.build((*shape[:-1], 32))
+        self.built = True
+
+    def call(self, x):
+        raise NotImplementedError
+
+
+class Using(layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.parts = Parts()
+
+    def build(self, shape):
+        self.parts.first.build(shape)
+        self.parts.second.build((*shape[:-1], 32))
+        self.built = True
+
+    def call(self, x):
+        return self.parts.second(self.parts.first(x))
+
+
+def test_kernels_inside_a_layer_that_is_never_called_are_measured():
+    model, batch = chain(Using(), layers.ReLU()), normal(64, 32)
+    model(batch)
+    report = keras_he.initialize(model, batch, seed=1)
+    report.check()
+    assert [row.rule for row in report.kernels] == ["measured"] * 3
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32"])
+def test_without_measuring_activations_are_known_whatever_the_inputs_hold(dtype):
+    inputs = keras.Input((8,), dtype=dtype)
+    x = layers.Dense(16, "relu")(keras.ops.cast(inputs, "float32"))
+    model = keras.Model(inputs, layers.Dense(2)(x))
+    report = keras_he.initialize(model, data=False, seed=1)
+    assert [row.gain for row in report.kernels] == [1.0, pytest.approx(math.sqrt(2))]
+
+
+def test_without_measuring_a_model_that_hides_its_inputs_is_told():
+    class Hidden(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = layers.Dense(8, "relu"), layers.Dense(2)
+
+        def call(self, x):
+            return self.second(self.first(x))
+
+    model = Hidden()
+    model(normal(2, 8))
+    report = keras_he.initialize(model, data=False, seed=1)
+    assert "activations-unknown" in {note.kind for note in report.warnings}
+    with pytest.raises(keras_he.KerasHeError, match="not reached"):
+        report.check()

@@ -60,9 +60,7 @@ class Experiment:
 
     def compare(self, seeds: Iterable[int]) -> None:
         """Runs what the comparison of the initializers needs."""
-        for initializer in runs.INITIALIZERS:
-            if initializer == "residual=None" and not self.task.residual:
-                continue
+        for initializer in self.task.weights:
             tried = [
                 self.run(initializer, seed, rate, "tuning")
                 for seed in TUNING_SEEDS
@@ -90,7 +88,7 @@ class Experiment:
             found = {**key, "part": part, "spread": begin.spread, **measured}
             self.results.add(found)
             print(
-                f"{self.name:12} {initializer:14} seed {seed:3} rate {rate:7.2g}: training "
+                f"{self.name:12} {initializer:24} seed {seed:3} rate {rate:7.2g}: training "
                 f"{found['training']:8.4f}, validation {found['validation']:8.4f}, "
                 f"{time.perf_counter() - began:5.1f} s",
                 file=sys.stderr,

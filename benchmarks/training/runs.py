@@ -14,12 +14,6 @@ from .data import VALIDATION
 from .tasks import Task
 
 LAST = 10  # steps whose mean loss is the final loss
-# The arguments of `keras_he.initialize` beside the seed; `None` leaves the model as Keras made it.
-INITIALIZERS: dict[str, dict[str, Any] | None] = {
-    "default": None,
-    "keras_he": {},
-    "residual=None": {"residual": None},
-}
 
 
 class Start(NamedTuple):
@@ -35,9 +29,10 @@ def start(task: Task, initializer: str, seed: int) -> Start:
     keras.utils.set_random_seed(seed)
     model, sample = task.build(), task.sample()
     batch = sample if len(sample) > 1 else sample[0]
-    arguments = INITIALIZERS[initializer]
+    arguments, change = task.weights[initializer]
     if arguments is not None:
         keras_he.initialize(model, batch, seed=seed, **arguments)
+    change(model)
     report = keras_he.audit(model, batch, backward=False)
     return Start(
         [np.array(one) for one in model.trainable_variables],

@@ -24,7 +24,7 @@ CRITICAL = {
     9: 2.262,
 }
 MEASURES = ("training", "validation")
-BASE = "default"
+BASE, OURS, UNSCALED = ORDER = ("default", "keras_he", "residual=None")
 
 
 def best_rate(tried: Sequence[Run]) -> float:
@@ -67,8 +67,9 @@ def verdict(t: float, pairs: int) -> str:
 def compared(runs: Iterable[Run], model: str) -> dict[str, list[Run]]:
     """Returns the runs of a model that are compared, by initializer, Keras' own first."""
 
-    def order(run: Run) -> tuple[bool, str, int]:
-        return run["initializer"] != BASE, run["initializer"], run["seed"]
+    def order(run: Run) -> tuple[int, str, int]:
+        name: str = run["initializer"]
+        return (ORDER.index(name) if name in ORDER else len(ORDER)), name, run["seed"]
 
     found: dict[str, list[Run]] = {}
     for run in sorted(runs, key=order):
@@ -121,9 +122,9 @@ def _depth(runs: dict[str, dict[str, list[Run]]]) -> Any:
     """Returns how branches that are scaled by depth compare with branches that are not."""
     heads = ["model", "t", "t, validation", "scaling by depth is"]
     lines = [
-        [name, *_judged(found["keras_he"], found["residual=None"])]
+        [name, *_judged(found[OURS], found[UNSCALED])]
         for name, found in runs.items()
-        if {"keras_he", "residual=None"} <= found.keys()
+        if {OURS, UNSCALED} <= found.keys()
     ]
     return heads, lines
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import keras
 
+from keras_he.backend.keras_private import layers_inside
 from keras_he.initialize_model.planned_variable import PlannedVariable
 from keras_he.initialize_model.records import Pass, Plan
 from keras_he.initialize_model.verify import Verification, backward_moments
 from keras_he.notes import Note, listed
 from keras_he.passes.backward import extremes
-from keras_he.passes.recurrent import cells
 from keras_he.reports.data import GRADIENT_LIMIT
 
 
@@ -38,8 +38,9 @@ def measure_gradient(
     last = {id(one.layer): one for one in plan.variables if one.moments}
     for layer in verified.called.values():
         if isinstance(layer, keras.layers.RNN):
+            inside = {id(one) for one in layers_inside(layer)}
             for one in plan.variables:
-                if one.moments and one.layer in cells(layer):
+                if one.moments and id(one.layer) in inside:
                     last[id(layer)] = one
     for key, each in moments.items():
         if key in last:

@@ -228,10 +228,10 @@ class Measurement(OriginWatcher):
         outputs = self.observe(call)
         found = float_tensors(outputs)
         if found and not call.observed:
+            for one in kernels:
+                one.has_offset = keras.ops.is_tensor(offset) and mean_square(offset) > 0.0
             added = self.trace.equal(offset, call.inputs)
             if added is not None:
-                for one in kernels:
-                    one.added = True
                 branch = found[0] - offset
                 self.trace.added(found[0], added, branch, call.inputs, self.size_keys(call))
         return outputs
@@ -341,35 +341,36 @@ class Measurement(OriginWatcher):
             self._scope.add_update((kernel.variable, values))
 
     def _recurrent_call(self, call: LayerCall) -> None:
-        """Gives the kernels of each cell of a recurrent layer their final values."""
+        """Gives the kernels of the cells of a recurrent layer their final values."""
         for position, cell in enumerate(cells(call.layer)):
-            kernels = [one for inner in layers_inside(cell) for one in self.kernels_of(inner)]
-            self.reach(kernels)
-            new = [one for one in kernels if one.is_set and one.gain is None]
             activation = None if position else call.activation
-            if new and self._measures:
-                self._solve_cell(call, position, new, activation)
-            for kernel in new:
-                self._analytic(kernel, activation)
-                self._place(kernel)
+            for inner in layers_inside(cell):
+                kernels = self.kernels_of(inner)
+                self.reach(kernels)
+                new = [one for one in kernels if one.is_set and one.gain is None]
+                if new and self._measures:
+                    self._solve_cell(call, inner, new, activation)
+                for kernel in new:
+                    self._analytic(kernel, activation)
+                    self._place(kernel)
 
     def _solve_cell(
-        self, call: LayerCall, position: int, kernels: Sequence[PlannedVariable], activation: Any
+        self, call: LayerCall, inner: Any, kernels: Sequence[PlannedVariable], activation: Any
     ) -> None:
-        """Solves the kernels of a cell by what its activations are given, step by step.
+        """Solves the kernels of a cell, or of a layer inside, by what its activations are given.
 
         The kernels of its input alone are scaled first, on a few steps. If the state grows over all
         steps, the recurrent kernels are scaled with them.
         """
         self._set_to_zero(kernels)
-        biases = cell_moments(call, _STEPS)[position]
+        biases = cell_moments(call, _STEPS).of(inner)
         target = 1.0 - biases if biases < 0.5 else 1.0
 
         def moment(steps: int) -> float:
-            return max(cell_moments(call, steps)[position] - biases, 0.0)
+            return max(cell_moments(call, steps).of(inner) - biases, 0.0)
 
-        inner = [place for place, one in enumerate(kernels) if not one.recurrent]
-        for steps, candidates in ((_STEPS, inner), (ALL_STEPS, list(range(len(kernels))))):
+        inputs = [place for place, one in enumerate(kernels) if not one.recurrent]
+        for steps, candidates in ((_STEPS, inputs), (ALL_STEPS, list(range(len(kernels))))):
             for one in kernels:
                 one.rule, one.gain = "", None
             self._solved(kernels, target, activation, partial(moment, steps), candidates)

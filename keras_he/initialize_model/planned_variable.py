@@ -45,7 +45,7 @@ class PlannedVariable(ModelVariable):
         inference: The same in inference mode.
         gradient: The second moment of the gradient by the pre-activation, at the first call.
         chained: Whether a later call of its layer is given what an earlier call has made.
-        added: Whether its layer adds what the kernel makes to its own input.
+        has_offset: Whether its layer returns anything with kernels of zeros, such as its own input.
         value: The new values of a variable that is no kernel.
         kernels_before: The number of kernels on the longest way from the input to its layer.
         input_size: The number of elements of the inputs of its layer.
@@ -66,7 +66,7 @@ class PlannedVariable(ModelVariable):
     inference: list[float] = field(default_factory=list)
     gradient: float | None = None
     chained: bool = False
-    added: bool = False
+    has_offset: bool = False
     value: Any = None
     kernels_before: int = 0
     input_size: int = 0

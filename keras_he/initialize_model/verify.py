@@ -29,7 +29,8 @@ class Verification(OriginWatcher):
     """Measures the second moments of pre-activations, without their biases.
 
     Of a layer that shows no pre-activation, it measures what the layer returns; of a layer that
-    adds to its own input, what it adds; of a recurrent cell, what its activations are given.
+    returns anything without its kernels, such as its own input, what they add; of a recurrent
+    cell, what its activations are given.
 
     Args:
         found: The variables of the model.
@@ -86,10 +87,12 @@ class Verification(OriginWatcher):
         found = float_tensors(outputs)
         if not (call.observed or is_of_keras(layer)) and found:
             branch = found[0]
-            if any(one.added for one in kernels):
-                branch = branch - self._offset(call)
-                trunk = call.inputs[0]
-                self.trace.added(found[0], trunk, branch, call.inputs, self.size_keys(call))
+            if any(one.has_offset for one in kernels):
+                offset = self._offset(call)
+                branch = branch - offset
+                trunk = self.trace.equal(offset, call.inputs)
+                if trunk is not None:
+                    self.trace.added(found[0], trunk, branch, call.inputs, self.size_keys(call))
             self._add(kernels, mean_square(branch))
             self._record_output(layer, found[0])
         return outputs
@@ -107,13 +110,12 @@ class Verification(OriginWatcher):
         return mean_square(tensor)
 
     def _measure_cells(self, call: LayerCall) -> None:
-        inner = [
-            [one for part in layers_inside(cell) for one in self.kernels_of(part)]
-            for cell in cells(call.layer)
-        ]
-        if any(inner):
-            for kernels, moment in zip(inner, cell_moments(call), strict=True):
-                self._add(kernels, moment)
+        inner = [part for cell in cells(call.layer) for part in layers_inside(cell)]
+        holding = [part for part in inner if self.kernels_of(part)]
+        if holding:
+            moments = cell_moments(call)
+            for part in holding:
+                self._add(self.kernels_of(part), moments.of(part))
 
     def _add(self, kernels: Sequence[PlannedVariable], moment: float) -> None:
         """Records a second moment, of several kernels with the one that is shown for them."""
@@ -126,9 +128,11 @@ class Verification(OriginWatcher):
         self.hidden.add(id(layer))
 
     def _offset(self, call: LayerCall) -> Any:
-        """Returns what a layer returns without its kernels: its own input."""
+        """Returns what a layer returns with kernels of zeros."""
         values = [
-            (one.variable, self._scope.get_current_value(one.variable)) for one in call.kernels
+            (one.variable, self._scope.get_current_value(one.variable))
+            for one in call.kernels
+            if one.is_set
         ]
         for variable, _ in values:
             self._scope.add_update((variable, keras.ops.zeros_like(variable.value)))

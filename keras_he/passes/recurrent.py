@@ -7,8 +7,7 @@ once for each step, eagerly, on some samples.
 import inspect
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
@@ -25,12 +24,26 @@ def cells(layer: keras.layers.RNN) -> list[Any]:
     return list(getattr(layer.cell, "cells", [layer.cell]))
 
 
-def cell_moments(call: LayerCall, steps: int = ALL_STEPS) -> list[float]:
-    """Returns, for each cell, the second moment of what its activations are given.
+class CellMoments(NamedTuple):
+    """Second moments of a recurrent layer, over the steps and the samples.
 
-    It is the mean over the activations (of gates, of a candidate), over the steps and over the
-    samples. What becomes a state, as that of an LSTM, does not count. Of a cell without an
-    attribute that holds an activation it is that of the outputs of each step.
+    Attributes:
+        layers: By the identity of a cell, or of a layer inside it, of what its activations are
+            given: the mean over gates and a candidate. What becomes a state, as that of an LSTM,
+            does not count.
+        output: Of what the cells return.
+    """
+
+    layers: dict[int, float]
+    output: float
+
+    def of(self, layer: Any) -> float:
+        """Returns that of a layer, or of what the cells return, where it shows no activation."""
+        return self.layers.get(id(layer), self.output)
+
+
+def cell_moments(call: LayerCall, steps: int = ALL_STEPS) -> CellMoments:
+    """Returns the second moments in the cells of a recurrent layer, run step by step.
 
     Args:
         call: A call of a recurrent layer. Nothing is written.
@@ -45,22 +58,20 @@ def cell_moments(call: LayerCall, steps: int = ALL_STEPS) -> list[float]:
     states = _states(layer, given.arguments.get("initial_state"), len(sequence))
     takes_training = "training" in inspect.signature(type(layer.cell).call).parameters
     keywords = {"training": bool(call.kwargs.get("training"))} if takes_training else {}
-    inner = cells(layer)
-    given_to: list[list[Any]] = [[] for _ in inner]  # values of one step
-    seen: list[list[float]] = [[] for _ in inner]
+    values: list[tuple[Any, Any]] = []  # layers and what their activations get, of one step
+    seen: dict[int, list[float]] = {}
     outputs: list[float] = []
-    with ExitStack() as stack:
-        for cell, values in zip(inner, given_to, strict=True):
-            stack.enter_context(shadowed(_recorders(cell, values)))
+    with shadowed(_recorders(layer.cell, values)):
         for value in keras.ops.unstack(sequence[:, :steps], axis=1):
             output, states = layer.cell(value, states, **keywords)
             outputs.append(mean_square(keras.tree.flatten(output)[0]))
             made = set(map(id, keras.tree.flatten(states)))
-            for values, moments in zip(given_to, seen, strict=True):
-                moments += [mean_square(one) for one in values if id(one) not in made]
-                values.clear()
-    _forget_masks(inner)
-    return [_mean(moments or outputs) for moments in seen]
+            for inner, one in values:
+                if id(one) not in made:
+                    seen.setdefault(id(inner), []).append(mean_square(one))
+            values.clear()
+    _forget_masks(cells(layer))
+    return CellMoments({key: _mean(each) for key, each in seen.items()}, _mean(outputs))
 
 
 def _states(layer: Any, given: Any, samples: int) -> Any:
@@ -74,12 +85,12 @@ def _states(layer: Any, given: Any, samples: int) -> Any:
     )
 
 
-def _recorders(cell: Any, values: list[Any]) -> Iterator[tuple[Any, str, Any]]:
+def _recorders(cell: Any, values: list[tuple[Any, Any]]) -> Iterator[tuple[Any, str, Any]]:
     """Yields what shadows the activations of a cell, and of the layers inside it."""
 
-    def recorder(activation: Any) -> Any:
+    def recorder(layer: Any, activation: Any) -> Any:
         def recorded(value: Any, *args: Any, **kwargs: Any) -> Any:
-            values.append(value)
+            values.append((layer, value))
             return activation(value, *args, **kwargs)
 
         return recorded
@@ -87,7 +98,7 @@ def _recorders(cell: Any, values: list[Any]) -> Iterator[tuple[Any, str, Any]]:
     for layer in layers_inside(cell):
         for name, held in list(attributes(layer).items()):
             if name.endswith("activation") and callable(held):
-                yield layer, name, recorder(held)
+                yield layer, name, recorder(layer, held)
 
 
 def _forget_masks(inner: Sequence[Any]) -> None:

@@ -99,6 +99,9 @@ def fill_values(
     flat = values.reshape(-1)
     fill, factor = _filler(law, std, dtype)
     threads = thread_count() if threads is None else threads
+    if 0 < flat.size <= _CHUNK:  # one block: small draws would wait for what several blocks need
+        _fill_block(fill, make_reader(), 0, flat, dtype, factor)
+        return
     # Blocks of whole chunks, four for each thread where there are as many.
     size = min(_BLOCK, max(1, flat.size // (4 * threads * _CHUNK)) * _CHUNK)
 

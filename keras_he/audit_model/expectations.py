@@ -17,7 +17,8 @@ from keras_he.theory.activations import Activation
 from keras_he.theory.activations import gain as moments_gain
 from keras_he.theory.kernel_geometry import standard_deviation
 
-_AS_ACCUSED = 0.75  # share of the accused error, in logarithms, that a second moment must show
+_SHARE = 0.75  # of the accused error, in logarithms, that a second moment must show
+_CHANCE = 0.15  # by which the logarithm of a second moment may be off by chance
 
 
 class Expectation(NamedTuple):
@@ -78,7 +79,9 @@ def _mode(claim: Claim) -> str:
     return "fan_in" if average else claim.mode
 
 
-def is_contradicted(kernel: ObservedVariable, ratio: float, ratios: Mapping[int, float]) -> bool:
+def is_contradicted(
+    kernel: ObservedVariable, ratio: float, ratios: Mapping[int, float], *, alone: bool
+) -> bool:
     """Returns whether what was measured allows to say that a kernel has the wrong size.
 
     What precedes a kernel in the code of a user's layer is assumed. It counts less than the second
@@ -89,15 +92,16 @@ def is_contradicted(kernel: ObservedVariable, ratio: float, ratios: Mapping[int,
         kernel: The kernel.
         ratio: Its standard deviation over the right one, as it follows from what is assumed.
         ratios: Second moments over their targets, by the identity of the kernel's variable.
+        alone: Whether the ratio is to explain all that this kernel adds.
     """
     if is_of_keras(kernel.layer):
         return True
-    mine = ratios.get(id(kernel.variable), math.nan)
-    before = [ratios[one] for one in kernel.sources if one in ratios]
-    if not 0.0 < mine < math.inf:
+    known = [ratios.get(one, math.nan) for one in (id(kernel.variable), *kernel.sources)]
+    finite = [math.log(one) for one in known if 0.0 < one < math.inf]
+    if not 0.0 < known[0] < math.inf:
         return False
+    mine, *before = finite
     accused = 2.0 * math.log(ratio)
-    missed = [math.log(mine)]
-    if before and min(before) > 0.0 and max(before) < math.inf:
-        missed.append(math.log(mine / math.exp(sum(map(math.log, before)) / len(before))))
-    return all(one * accused > 0.0 and abs(one) >= _AS_ACCUSED * abs(accused) for one in missed)
+    added = mine - sum(before) / len(before) if before else mine
+    misses = all(one * accused > 0.0 and abs(one) >= _SHARE * abs(accused) for one in (mine, added))
+    return misses and (not alone or abs(added) <= abs(accused) / _SHARE + _CHANCE)

@@ -67,14 +67,18 @@ def no_gradient(subject: Subject) -> Iterator[Finding]:
     if not lost:
         return
     judged = sum(kernel.seen and kernel.moment != 0.0 for kernel in subject.kernels)
-    last, cause, remedy = lost[-1], "what follows has no gradient", _UNSTOPPED
+    layer, cause, remedy = lost[-1].configured_layer, "what follows has no gradient", _UNSTOPPED
     dead = [one for one in subject.kernels if one.units and one.units.dead == 1.0]
     if dead:
         last, cause = dead[-1], "all units of the following activation are dead"
+        layer = last.configured_layer
         remedy = ZERO_BIAS if subject.has_large_bias(last) else subject.line(NORMALIZED)
+    elif subject.silences:
+        layer = subject.silences[-1].path
+        cause, remedy = subject.cause_of(subject.silences[-1])
     evidence = f"gradient: it is exactly 0 at {len(lost)} of {judged} kernels that get a signal"
     paths = tuple(kernel.path for kernel in lost)
-    yield Finding("vanishing", last.configured_layer, f"{evidence}: {cause}", remedy, paths)
+    yield Finding("vanishing", layer, f"{evidence}: {cause}", remedy, paths)
 
 
 def depth(subject: Subject) -> Iterator[Finding]:

@@ -44,7 +44,9 @@ def _fan(subject: Subject, kernel: ObservedVariable, claim: Claim) -> Iterator[F
     mode = "fan_in" if kernel.kernels_before == 0 and claim.mode == "fan_avg" else claim.mode
     ratio = standard_deviation(1.0, claim.fans, mode) / standard_deviation(1.0, right, mode)
     threshold = subject.thresholds["fan"]
-    if 1 / threshold < ratio < threshold or not is_contradicted(kernel, ratio, subject.ratios):
+    if 1 / threshold < ratio < threshold or not is_contradicted(
+        kernel, ratio, subject.ratios, alone=False
+    ):
         return
     size = f"{1 / ratio:.1f} times too small" if ratio < 1 else f"{ratio:.1f} times too large"
     assumed, actual = (_fans_in_words(fans, mode) for fans in (claim.fans, right))
@@ -68,7 +70,8 @@ def _activation(subject: Subject, kernel: ObservedVariable, claim: Claim) -> Ite
     right = counted(kernel, claim.mode)
     if claim.activation is None or right is None or not _matters(kernel, claim):
         return
-    if not is_contradicted(kernel, _gains(claim.activation, right, claim.mode), subject.ratios):
+    ratio = _gains(claim.activation, right, claim.mode)
+    if not is_contradicted(kernel, ratio, subject.ratios, alone=True):
         return
     where = "following" if claim.mode == "fan_out" else "preceding"
     mine, slope = claim.activation, right.negative_slope
@@ -85,7 +88,6 @@ def _activation(subject: Subject, kernel: ObservedVariable, claim: Claim) -> Ite
             right_initializer(kernel, claim, right),
         )
         return
-    ratio = _gains(mine, right, claim.mode)
     if max(ratio, 1 / ratio) < subject.thresholds["gain"]:
         return
     assumed, actual = (moments_gain(one.moments, claim.mode) for one in (mine, right))

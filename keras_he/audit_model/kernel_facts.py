@@ -50,6 +50,7 @@ class ObservedVariable(ModelVariable):
             that shows none it is that of what it returns, or adds to its own input; of a recurrent
             cell the mean over what its activations are given.
         moment: The one of these that counts, as `Row.moment`; NaN where none was observed.
+        offset: Of a recurrent cell, the part of its moments that its biases give.
         mean: Mean of the pre-activation at the first call.
         input_moment: Second moment of the input of its layer at the first call.
         output_moment: Second moment of the output of a recurrent layer or a table.
@@ -81,6 +82,7 @@ class ObservedVariable(ModelVariable):
     seen: bool = False
     moments: list[float] = field(default_factory=list)
     moment: float = math.nan
+    offset: float = 0.0
     mean: float = math.nan
     input_moment: float = math.nan
     output_moment: float = math.nan
@@ -110,6 +112,11 @@ class ObservedVariable(ModelVariable):
     def is_table(self) -> bool:
         """Whether it is a lookup table, whose input is no signal."""
         return self.name == "embeddings"
+
+    @property
+    def signal(self) -> float:
+        """Its second moment without what biases give to a recurrent cell."""
+        return self.moment - self.offset
 
     @property
     def aim(self) -> float:

@@ -8,7 +8,8 @@ linear are what an audit is there to show.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import keras
@@ -28,6 +29,7 @@ from keras_he.passes.zeros import Zeros, may_be_zero
 
 _STILL = 1e-3  # a unit whose output moves by less than this share of its input passes no gradient
 _FEWEST = 8  # values of a unit, below which nothing is said of it
+_STEPS = 8  # of a cell, over which its signal is measured without its biases
 _FLAT = 0.05  # share of its steepest slope, below which a sigmoid is saturated
 _STEEP = 0.5  # share of its steepest slope that a sigmoid has around 0
 
@@ -65,12 +67,16 @@ class Observation(OriginWatcher):
 
     def __init__(
         self,
-        found: Iterable[ObservedVariable],
+        found: Sequence[ObservedVariable],
         scope: keras.StatelessScope,
         inputs: Iterable[Any],
         paths: Mapping[int, str],
         progress: Callable[[], None],
     ) -> None:
+        self._biases: dict[int, list[ObservedVariable]] = {}
+        for one in found:
+            if one.name == "bias" and one.role != "kernel":
+                self._biases.setdefault(id(one.layer), []).append(one)
         self.kernels = {id(one.variable): one for one in found if one.role == "kernel"}
         super().__init__(self.kernels.values(), inputs, paths, progress)
         self._scope = scope
@@ -114,14 +120,43 @@ class Observation(OriginWatcher):
             [one for part in layers_inside(cell) for one in self.kernels_of(part)]
             for cell in cells(call.layer)
         ]
-        for kernels, moment in zip(inner, cell_moments(call), strict=True):
+        moments = cell_moments(call)
+        signals = self._signals_of_cells(call, moments)
+        for kernels, moment, signal in zip(inner, moments, signals, strict=True):
             for kernel in kernels:
                 kernel.seen = True
             if kernels:
                 _standing(kernels).moments.append(moment)
+                _standing(kernels).offset = max(moment - signal, 0.0)
         outputs = call.run()
         self._stand(call, float_tensors(outputs)[0])
         return outputs
+
+    def _signals_of_cells(self, call: LayerCall, moments: list[float]) -> list[float]:
+        """Returns second moments of cells without their biases, such as a forget gate's."""
+        inside = [id(one) for cell in cells(call.layer) for one in layers_inside(cell)]
+        biases = [one.variable for key in inside for one in self._biases.get(key, ())]
+        if not any(mean_square(one.value) for one in biases):
+            return moments
+        kernels = [one.variable for one in call.kernels]
+        with self._as_zeros(kernels):
+            offsets = cell_moments(call, 1)
+        with self._as_zeros(biases):
+            few = cell_moments(call, _STEPS)
+        return [
+            max(moment - offset, first)
+            for moment, offset, first in zip(moments, offsets, few, strict=True)
+        ]
+
+    @contextmanager
+    def _as_zeros(self, variables: Iterable[Any]) -> Iterator[None]:
+        """Takes variables for zeros inside the block."""
+        held = [(one, self._scope.get_current_value(one)) for one in variables]
+        for variable, _ in held:
+            self._scope.add_update((variable, keras.ops.zeros_like(variable.value)))
+        yield
+        for variable, value in held:
+            self._scope.add_update((variable, variable.value if value is None else value))
 
     def _observe_output(self, call: LayerCall, output: Any) -> None:
         """Observes what a user's layer returns, or adds to its own input."""
@@ -146,12 +181,8 @@ class Observation(OriginWatcher):
         shapes = {tuple(one.tensor.shape) for one in call.inputs}
         if tuple(output.shape) not in shapes or sublayers(call.layer):
             return None
-        held = [(one.variable, self._scope.get_current_value(one.variable)) for one in call.kernels]
-        for variable, _ in held:
-            self._scope.add_update((variable, keras.ops.zeros_like(variable.value)))
-        found = float_tensors(call.run())
-        for variable, value in held:
-            self._scope.add_update((variable, variable.value if value is None else value))
+        with self._as_zeros(one.variable for one in call.kernels):
+            found = float_tensors(call.run())
         return self.trace.equal(found[0], call.inputs) if found else None
 
     def _stand(self, call: LayerCall, output: Any) -> None:

@@ -61,6 +61,7 @@ def _figures(kernel: ObservedVariable) -> Figures:
         saturated=units.saturated if units and units.dead is not None else None,
         gradient=kernel.gradient[0] if kernel.gradient else None,
         kernel_gradient=kernel.kernel_gradient,
+        offset=kernel.offset or None,
         update_ratio=ratio,
     )
 

@@ -12,13 +12,12 @@ from keras_he.audit_model.gradient_checks import depth, gradient, no_gradient
 from keras_he.audit_model.kernel_facts import ObservedVariable, Units
 from keras_he.audit_model.subject import NORMALIZED, OTHER_ACTIVATION, ZERO_BIAS, Subject
 from keras_he.initializers.activation_argument import RELU
-from keras_he.layers.kinds import has_fixed_threshold, is_normalisation
+from keras_he.layers.kinds import has_fixed_threshold
 from keras_he.reports.data import Finding
 
 _UNSCALED = 2.0  # times the second moment that a branch of a trunk is to have
 _CLIPPED = "x = keras.ops.maximum(x, keras.config.epsilon())  # before this layer"
 _FEWER_STEPS = "x = x[:, -50:]  # fewer steps, before this layer"
-_WIDER = "x = keras.layers.Dense(32)(x)  # more values to normalize over, before this layer"
 _SIZED = 2.0  # second moment over its target, up to which a pre-activation is not too large
 
 
@@ -189,7 +188,7 @@ def _is_not_judged(subject: Subject, kernel: ObservedVariable, moment: float) ->
 
 def _judged(kernel: ObservedVariable) -> float:
     """Returns the second moment that is judged: of a recurrent layer, that of its state too."""
-    moment, state = kernel.moment, kernel.output_moment
+    moment, state = kernel.signal, kernel.output_moment
     if kernel.is_table or math.isnan(state) or not 0.0 < moment < math.inf:
         return moment
     return max(moment, state, key=_distance)
@@ -218,13 +217,7 @@ def _silences(subject: Subject) -> Iterator[Finding]:
     if not (behind and subject.silences):
         return
     first, *others = subject.silences
-    factor = next((one for one in subject.silent if one.layer is first.layer), None)
-    cause = f"it returns zeros for inputs whose second moment is {first.given:.3g}"
-    remedy = subject.line(NORMALIZED)
-    if factor is not None:
-        cause, remedy = f"{factor.path} is zero", f'{factor.name}_initializer="ones"'
-    elif is_normalisation(first.layer):
-        cause, remedy = "it normalizes over one value, which leaves 0", _WIDER
+    cause, remedy = subject.cause_of(first)
     more = f", and {len(others)} more layers return zeros" if others else ""
     yield Finding(
         "vanishing",
@@ -237,26 +230,26 @@ def _silences(subject: Subject) -> Iterator[Finding]:
 
 
 def _spread(subject: Subject) -> Iterator[Finding]:
-    """Yields the kernel whose signal is farthest from that of the others, if that is too far.
+    """Yields the kernel whose signal misses its target most, if those of a model are far apart.
 
     It is for what no path shows: a signal that is lost inside an attention, or behind a gate.
     """
     if subject.bad_weights or subject.broken or not subject.batch_finite:
         return
     judged = [
-        (moment / kernel.aim, kernel)
+        ((moment - kernel.offset) / kernel.aim, kernel)
         for kernel in subject.kernels
         if not (kernel.is_table or (kernel.is_output and subject.trained))
         for moment in kernel.moments
-        if 0.0 < moment < math.inf
+        if kernel.offset < moment < math.inf
     ]
     ratios = [ratio for ratio, _ in judged]
     if not ratios or max(ratios) <= subject.thresholds["signal"] * min(ratios):
         return
     middle = median(ratios)
-    ratio, kernel = max(judged, key=lambda each: _distance(each[0] / middle))
+    ratio, kernel = max(judged, key=lambda each: _distance(each[0]))
     yield subject.finding(
-        "vanishing" if ratio < middle else "exploding",
+        "vanishing" if ratio < 1.0 else "exploding",
         kernel,
         f"signal: the second moment of {_observed(kernel)} is {ratio:.3g} times its target; the "
         f"median of all kernels is {middle:.3g}{subject.beyond}",

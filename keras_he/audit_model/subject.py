@@ -8,11 +8,12 @@ from keras_he.audit_model.kernel_facts import ObservedVariable
 from keras_he.audit_model.observe import Silence
 from keras_he.backend.tensors import mean_square
 from keras_he.initializers.kaiming import Kaiming
-from keras_he.layers.kinds import has_fixed_threshold
+from keras_he.layers.kinds import has_fixed_threshold, is_normalisation
 from keras_he.layers.variables import remade_initializer
 from keras_he.reports.data import Finding
 
 NORMALIZED = "x = keras.layers.LayerNormalization()(x)  # before this layer"
+_WIDER = "x = keras.layers.Dense(32)(x)  # more values to normalize over, before this layer"
 ZERO_BIAS = 'bias_initializer="zeros"'
 OTHER_ACTIVATION = 'activation="relu"'
 
@@ -92,6 +93,16 @@ class Subject:
             if make is not None and mean_square(make(bias.shape, dtype=bias.variable.dtype)) > 1.0:
                 return True
         return False
+
+    def cause_of(self, silence: Silence) -> tuple[str, str]:
+        """Returns why a layer returns zeros, and the line that ends it."""
+        factor = next((one for one in self.silent if one.layer is silence.layer), None)
+        if factor is not None:
+            return f"{factor.path} is zero", f'{factor.name}_initializer="ones"'
+        if is_normalisation(silence.layer):
+            return "it normalizes over one value, which leaves 0", _WIDER
+        text = f"it returns zeros for inputs whose second moment is {silence.given:.3g}"
+        return text, self.line(NORMALIZED)
 
     def finding(
         self, verdict: str, kernel: ObservedVariable, evidence: str, remedy: str

@@ -3,17 +3,19 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import keras
 
+from keras_he.audit_model.gradient import Look, look_back
+from keras_he.audit_model.gradient_checks import growths
 from keras_he.audit_model.initializer_assumptions import claim
 from keras_he.audit_model.initializer_checks import causes
 from keras_he.audit_model.kernel_facts import ObservedVariable, add_facts
 from keras_he.audit_model.observe import Observation
-from keras_he.audit_model.signal_checks import growths, symptoms
+from keras_he.audit_model.rows import rows
+from keras_he.audit_model.signal_checks import symptoms
 from keras_he.audit_model.subject import Subject
 from keras_he.audit_model.verdicts import checked_thresholds, in_order
 from keras_he.backend.framework import framework
@@ -21,27 +23,21 @@ from keras_he.backend.keras_private import layers_inside
 from keras_he.backend.randomness import randomness
 from keras_he.backend.tensors import as_tensors, float_tensors, second_moments
 from keras_he.errors import invalid
+from keras_he.layers.constants import is_zero
 from keras_he.layers.kinds import is_normalisation
 from keras_he.layers.variables import variables
 from keras_he.layers.walk import Place, layer_paths, not_built, random_layers
-from keras_he.notes import NO_NOTE, Note
-from keras_he.passes.backward import backward
+from keras_he.notes import Note, listed
 from keras_he.passes.forward import forward, holders, watched
 from keras_he.passes.inputs import first_samples
-from keras_he.passes.losses import Loss, averaged, check_loss, read_loss
+from keras_he.passes.losses import averaged, check_loss, read_loss
 from keras_he.passes.model_checks import Progress, check_model, survey_of
-from keras_he.passes.preceding_activation import activation_name
+from keras_he.passes.tables import leave_tables
 from keras_he.passes.tensor_origins import branch_factors
 from keras_he.reports.audit_report import AuditReport
-from keras_he.reports.data import Figures, Row, moment_of_calls
-from keras_he.theory.kernel_geometry import standard_deviation
+from keras_he.reports.data import moment_of_calls
 
-_NAMED = 8  # kernels that a note names
 _SEED = 0  # of a synthetic batch, and of the default loss
-
-
-_NOT_REACHED = Note("not-reached", "not reached by the pass")
-_NOT_SEEN = Note("not-seen", "not seen")
 
 
 def audit(
@@ -150,18 +146,20 @@ def _audited(
         loss = averaged(partial(loss, targets))
     progress = Progress((1 + request.backward) * len(watched(model)))
     found = variables(model, survey, ObservedVariable)
-    tensors = keras.tree.flatten(inputs)
-    watcher = Observation(found, tensors, layer_paths(survey), progress.step)
-    outputs = forward(model, inputs, keras.StatelessScope(), watcher, _SEED)
+    leave_tables(model, inputs, found, _SEED)
+    tensors, scope = keras.tree.flatten(inputs), keras.StatelessScope()
+    watcher = Observation(found, scope, tensors, layer_paths(survey), progress.step)
+    outputs = forward(model, inputs, scope, watcher, _SEED)
     given, returned = second_moments(inputs), second_moments(outputs)
     finite_batch = math.isfinite(sum(given + second_moments(targets)))
+    given = second_moments([one for one in tensors if id(one) not in watcher.tokens])
     kernels = _kernels(watcher, outputs)
     if request.backward and returned:
         if request.has_loss:
             check_loss(loss, outputs)
-        _look_back(model, inputs, watcher, kernels, loss, progress)
-    else:
-        progress.close()
+        look = Look(model, inputs, loss, _SEED, _samples(inputs))
+        look_back(look, watcher, kernels, _zeros_by_choice(found), progress.step)
+    progress.close()
     subject = Subject(
         kernels=kernels,
         **_others(found),
@@ -169,6 +167,7 @@ def _audited(
         batch_finite=finite_batch,
         single=_samples(inputs) == 1 and _normalises_batches(model),
         trained=_steps(model) > 0,
+        silences=watcher.silences,
         runs=watcher.trace.runs,
         data=_written(request.data, request.of_targets),
         cleaned=_cleaned(request.data),
@@ -226,44 +225,12 @@ def _kernels(watcher: Observation, outputs: Any) -> list[ObservedVariable]:
     return sorted(reached.values(), key=lambda kernel: kernel.order or 0)
 
 
-def _look_back(
-    model: Any,
-    inputs: Any,
-    watcher: Observation,
-    kernels: Sequence[ObservedVariable],
-    loss: Loss,
-    progress: Progress,
-) -> None:
-    """Adds the gradients to the kernels."""
-    floats = [one for one in kernels if keras.backend.is_float_dtype(one.variable.dtype)]
-    found = backward(
-        model,
-        inputs,
-        watcher.calls,
-        loss,
-        _SEED,
-        variables=[one.variable for one in floats],
-        progress=progress.step,
-    )
-    progress.close()
-    samples = _samples(inputs)
-    last = {id(kernel.layer): kernel for kernel in kernels}
-    seen = [(last[key], each) for key, each in found.activations.items() if key in last]
-    for kernel, moment in zip(floats, second_moments(found.variables), strict=True):
-        kernel.kernel_gradient = moment
-    for kernel, each in seen:
-        kernel.gradient = second_moments(each)
-    for kernel, each in seen:
-        sizes = [math.prod(one.shape) for one in each]
-        kernel.energy = sum(map(math.prod, zip(kernel.gradient, sizes, strict=True))) / samples
-
-
 def _others(found: Sequence[ObservedVariable]) -> dict[str, Any]:
     """Returns what is known of variables that are no kernels at work, as a `Subject` takes it."""
     floats = [one for one in found if keras.backend.is_float_dtype(one.variable.dtype)]
     sizes = second_moments([one.variable.value for one in floats])
     silent = [one for one, size in zip(floats, sizes, strict=True) if not size]
-    no_kernels = [one for one in floats if one.role != "kernel" or one.name == "embeddings"]
+    no_kernels = [one for one in floats if one.role != "kernel" or one.is_table]
     return {
         "others": [(one, made) for one in no_kernels if (made := claim(one)) is not None],
         "biases": [one for one in floats if one.name == "bias"],
@@ -276,6 +243,18 @@ def _others(found: Sequence[ObservedVariable]) -> dict[str, Any]:
     }
 
 
+def _zeros_by_choice(found: Sequence[ObservedVariable]) -> list[ObservedVariable]:
+    """Returns the variables by which a model stops its gradient on purpose, being 0."""
+    return [
+        one
+        for one in found
+        if (one.chosen if one.role == "kernel" else one.role != "statistic")
+        and one.name not in ("beta", "bias")
+        and keras.backend.is_float_dtype(one.variable.dtype)
+        and is_zero(one)
+    ]
+
+
 def _report(
     model: Any,
     found: Sequence[ObservedVariable],
@@ -284,17 +263,12 @@ def _report(
     end_to_end: float | None,
     data: str,
 ) -> AuditReport:
-    kernels = {kernel.path: kernel for kernel in subject.kernels}
-    unseen = [one for one in found if one.path not in kernels]
-    stds = _expected_stds(subject.kernels)
-    names = [activation_name(kernel.activation) for kernel in subject.kernels]
-    seen = zip(subject.kernels, names, stds, strict=True)
-    rows = [_seen(*each) for each in seen] + [_unseen(one) for one in unseen]
-    gradients = [row.figures.gradient for row in rows if row.figures and row.figures.gradient]
+    told = rows(found, subject.kernels)
+    gradients = [row.figures.gradient for row in told if row.figures and row.figures.gradient]
     return AuditReport(
         model=model.name,
         data=data,
-        rows=tuple(rows),
+        rows=tuple(told),
         random_layers=tuple(random_layers(layers_inside(model), layer_paths(survey))),
         warnings=(
             *not_built(survey),
@@ -324,10 +298,13 @@ def _of_subject(model: Any, subject: Subject) -> list[Note]:
     notes = []
     kept = [kernel.path for kernel in subject.kernels if kernel.chosen]
     if kept:
-        more = f" and {len(kept) - _NAMED} more" if len(kept) > _NAMED else ""
         count = f"{len(kept)} kernel{'s' * (len(kept) > 1)}"
-        text = f"kept constant by design: {count}: {', '.join(kept[:_NAMED])}{more}"
-        notes.append(Note("by-design", text))
+        notes.append(Note("by-design", f"kept constant by design: {count}: {listed(kept)}"))
+    stopped = [kernel.path for kernel in subject.kernels if kernel.stopped_by_design]
+    if stopped:
+        count = f"{len(stopped)} kernel{'s' * (len(stopped) > 1)}"
+        text = f"the gradient is zero at {count} behind zeros by design: {listed(stopped)}"
+        notes.append(Note("zero-by-design", text))
     if subject.single:
         text = "the batch has one sample, which batch normalization turns to 0; use several samples"
         notes.append(Note("single-sample", text))
@@ -337,64 +314,3 @@ def _of_subject(model: Any, subject: Subject) -> list[Note]:
         text += "what it learned"
         notes.append(Note("trained", text))
     return notes
-
-
-def _seen(kernel: ObservedVariable, activation: str, expected_std: float | None) -> Row:
-    made, units = kernel.claim, kernel.units
-    gradient = kernel.gradient[0] if kernel.gradient else None
-    ratio = None
-    if kernel.kernel_gradient is not None and kernel.std > 0.0:
-        ratio = math.sqrt(kernel.kernel_gradient) / kernel.std
-    return replace(
-        _row(kernel),
-        fans=kernel.fans,
-        activation=activation,
-        std=expected_std,
-        rule="measured" if kernel.moments else "",
-        left=NO_NOTE if kernel.moments else _NOT_SEEN,
-        moments=tuple(kernel.moments),
-        target=kernel.target if _closer(kernel) else 1.0,
-        figures=Figures(
-            initializer=type(made.initializer).__name__ if made else "",
-            assumed_fans=made.fans if made else None,
-            assumed_std=made.std if made else None,
-            std=kernel.std,
-            mean=kernel.mean if kernel.moments else None,
-            dead=units.dead if units else None,
-            saturated=units.saturated if units and units.dead is not None else None,
-            gradient=gradient,
-            kernel_gradient=kernel.kernel_gradient,
-            update_ratio=ratio,
-        ),
-    )
-
-
-def _expected_stds(kernels: Sequence[ObservedVariable]) -> list[float | None]:
-    """Returns the standard deviations that follow from fans, activation and depth."""
-    stds: list[float | None] = []
-    for kernel in kernels:
-        std = None
-        if kernel.fans is not None and kernel.expected is not None and min(kernel.fans) > 0.0:
-            gain = 1.0 / math.sqrt(kernel.expected.moments.signal)
-            std = standard_deviation(gain, kernel.fans, "fan_in") * math.sqrt(kernel.target)
-        stds.append(std)
-    return stds
-
-
-def _closer(kernel: ObservedVariable) -> bool:
-    """Returns whether a pre-activation is nearer to its target than to 1."""
-    moment = kernel.moment
-    if not 0.0 < moment < math.inf:
-        return False
-    return abs(math.log(moment / kernel.target)) < abs(math.log(moment))
-
-
-def _unseen(one: ObservedVariable) -> Row:
-    kernel = one.role in ("kernel", "unknown")
-    left = one.left or _NOT_REACHED
-    return replace(_row(one), left=left if kernel else NO_NOTE)
-
-
-def _row(one: ObservedVariable) -> Row:
-    """Returns the row of a variable of which nothing was seen."""
-    return Row(one.path, type(one.layer).__name__, one.shape, one.role)

@@ -17,6 +17,7 @@ from keras_he.initializers.names import meanings
 from keras_he.layers.variables import ModelVariable
 from keras_he.sampling.laws import LAWS, TRUNCATED_STD, LawName
 from keras_he.theory.activations import Activation
+from keras_he.theory.activations import gain as moments_gain
 from keras_he.theory.kernel_geometry import DEFAULTS, Fans, geometry_fans, standard_deviation
 
 
@@ -143,6 +144,7 @@ def written(
     activation: Activation,
     *,
     mode: str | None = None,
+    target: float = 1.0,
     fits: bool = False,
 ) -> str:
     """Returns the argument that gives a kernel the right initializer, as it is written in code.
@@ -152,9 +154,13 @@ def written(
         kernel: The kernel.
         activation: The activation that matters: it precedes the kernel, or follows it.
         mode: A mode in place of the claimed one.
+        target: The second moment that the kernel is to give, below 1 before a residual sum.
         fits: Whether the axes of an einsum kernel are left out, since Keras gives them.
     """
     mode = mode or claimed.mode
+    gain = None
+    if activation.name is None or target != 1.0:
+        gain = moments_gain(activation.moments, mode) * math.sqrt(target)
     suffix = LAWS[claimed.law].suffix + ("" if mode == "fan_in" else f"_{mode}")
     geometry = _differences(kernel, fits=fits or tells_axes())
     kinds = dict(geometry)
@@ -166,14 +172,12 @@ def written(
         kinds.pop("gates", None)
     plain = kinds == {"geometry": "depthwise"} or not kinds
     name = f"he_{activation.name}{suffix}{'_depthwise' if kinds else ''}"
-    if plain and activation.name and _is_default_slope(activation) and name in meanings():
+    if plain and gain is None and _is_default_slope(activation) and name in meanings():
         return f'{claimed.attribute}="{name}"'
-    arguments = [repr(activation.name)] if activation.name else []
-    if activation.name is None:
-        arguments.append(f"gain={1 / math.sqrt(activation.moments.signal):.6g}")
+    arguments = [repr(activation.name) if gain is None else f"gain={gain:.6g}"]
     if mode != "fan_in":
         arguments.append(f'mode="{mode}"')
-    if activation.name and not _is_default_slope(activation):
+    if gain is None and not _is_default_slope(activation):
         arguments.append(f"negative_slope={activation.negative_slope:.6g}")
     arguments += [f"{key}={value!r}" for key, value in kinds.items()]
     made = f"keras_he.{LAWS[claimed.law].class_name}({', '.join(arguments)})".replace("'", '"')

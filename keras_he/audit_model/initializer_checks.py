@@ -1,6 +1,7 @@
 """Checks of initializers: fans, gains, slopes, and initializers in the wrong place.
 
 An initializer is checked only if the kernel still has the size that it draws: not after training.
+In a layer of the user's own, what was measured must contradict it too.
 To add a check, write a function that yields findings, and call it in `causes`.
 """
 
@@ -8,11 +9,12 @@ from collections.abc import Iterator
 
 import keras
 
-from keras_he.audit_model.initializer_assumptions import Claim, written
+from keras_he.audit_model.expectations import counted, is_contradicted, right_initializer
+from keras_he.audit_model.initializer_assumptions import Claim
 from keras_he.audit_model.kernel_facts import ObservedVariable
 from keras_he.audit_model.subject import Subject
 from keras_he.errors import KerasHeError
-from keras_he.initializers.activation_argument import LINEAR, read_activation
+from keras_he.initializers.activation_argument import LINEAR
 from keras_he.reports.data import Finding
 from keras_he.theory.activations import Activation
 from keras_he.theory.activations import gain as moments_gain
@@ -21,6 +23,7 @@ from keras_he.theory.kernel_geometry import Fans, standard_deviation
 
 def causes(subject: Subject) -> Iterator[Finding]:
     """Yields the findings about initializers."""
+    subject.ratios = {id(one.variable): one.moment / one.target for one in subject.kernels}
     for kernel in subject.kernels:
         if kernel.claim is not None and kernel.as_drawn:
             yield from _fan(subject, kernel, kernel.claim)
@@ -31,7 +34,7 @@ def causes(subject: Subject) -> Iterator[Finding]:
 def _fan(subject: Subject, kernel: ObservedVariable, claim: Claim) -> Iterator[Finding]:
     """Yields where an initializer assumes other fans than the layer has."""
     right = kernel.fans
-    if claim.fans is None or right is None or kernel.name == "embeddings":
+    if claim.fans is None or right is None or kernel.is_table:
         return
     # In a kernel of several gates, Keras' average takes all gates for one output. Recurrent layers
     # were tuned with it, and their states are bounded, so it does not add up over depth.
@@ -41,7 +44,9 @@ def _fan(subject: Subject, kernel: ObservedVariable, claim: Claim) -> Iterator[F
     mode = "fan_in" if kernel.kernels_before == 0 and claim.mode == "fan_avg" else claim.mode
     ratio = standard_deviation(1.0, claim.fans, mode) / standard_deviation(1.0, right, mode)
     threshold = subject.thresholds["fan"]
-    if 1 / threshold < ratio < threshold:
+    if 1 / threshold < ratio < threshold or not is_contradicted(
+        kernel, ratio, subject.ratios, alone=False
+    ):
         return
     size = f"{1 / ratio:.1f} times too small" if ratio < 1 else f"{ratio:.1f} times too large"
     assumed, actual = (_fans_in_words(fans, mode) for fans in (claim.fans, right))
@@ -50,7 +55,7 @@ def _fan(subject: Subject, kernel: ObservedVariable, claim: Claim) -> Iterator[F
         kernel,
         f"{type(claim.initializer).__name__} assumes {assumed}, but this layer has {actual}: its "
         f"kernel is {size}",
-        written(claim, kernel, _chosen(subject, kernel, claim)),
+        right_initializer(kernel, claim, claim.activation or LINEAR),
     )
 
 
@@ -60,26 +65,19 @@ def _fans_in_words(fans: Fans, mode: str) -> str:
     return " and ".join(f"{name}={getattr(fans, name):g}" for name in names)
 
 
-def _chosen(subject: Subject, kernel: ObservedVariable, claim: Claim) -> Activation:
-    """Returns the activation to write: the assumed one, unless its gain is known to be wrong."""
-    claimed = claim.activation or LINEAR
-    counted = _counted(kernel, claim)
-    if counted is None or (kernel.kernels_before == 0 and claim.activation is not None):
-        return claimed
-    close = _ratio(claimed, counted, claim.mode) < subject.thresholds["gain"]
-    return claimed if close and claim.activation is not None else counted
-
-
 def _activation(subject: Subject, kernel: ObservedVariable, claim: Claim) -> Iterator[Finding]:
     """Yields where an initializer compensates for another activation than there is."""
-    counted = _counted(kernel, claim)
-    if claim.activation is None or counted is None or not _matters(kernel, claim):
+    right = counted(kernel, claim.mode)
+    if claim.activation is None or right is None or not _matters(kernel, claim):
+        return
+    ratio = _gains(claim.activation, right, claim.mode)
+    if not is_contradicted(kernel, ratio, subject.ratios, alone=True):
         return
     where = "following" if claim.mode == "fan_out" else "preceding"
-    mine, slope = claim.activation, counted.negative_slope
+    mine, slope = claim.activation, right.negative_slope
     if (
         mine.negative_slope is not None
-        and counted.name in ("leaky_relu", "prelu", "relu")
+        and right.name in ("leaky_relu", "prelu", "relu")
         and abs(mine.negative_slope - (slope or 0.0)) > subject.thresholds["slope"]
     ):
         yield subject.finding(
@@ -87,19 +85,18 @@ def _activation(subject: Subject, kernel: ObservedVariable, claim: Claim) -> Ite
             kernel,
             f"{claim.initializer!r} assumes a negative slope of {mine.negative_slope:g}, but that "
             f"of the {where} activation is {slope or 0.0:.3g}{_aside(kernel)}",
-            written(claim, kernel, counted),
+            right_initializer(kernel, claim, right),
         )
         return
-    ratio = _ratio(mine, counted, claim.mode)
-    if ratio < subject.thresholds["gain"]:
+    if max(ratio, 1 / ratio) < subject.thresholds["gain"]:
         return
-    claimed, right = (moments_gain(one.moments, claim.mode) for one in (mine, counted))
+    assumed, actual = (moments_gain(one.moments, claim.mode) for one in (mine, right))
     yield subject.finding(
         "wrong-gain",
         kernel,
-        f"the gain {claimed:.3f} compensates for {mine.name}, but the {where} activation is "
-        f"{counted.name or 'a function of your own'}, whose gain is {right:.3f}{_aside(kernel)}",
-        written(claim, kernel, counted),
+        f"the gain {assumed:.3f} compensates for {mine.name}, but the {where} activation is "
+        f"{right.name or 'a function of your own'}, whose gain is {actual:.3f}{_aside(kernel)}",
+        right_initializer(kernel, claim, right),
     )
 
 
@@ -120,32 +117,18 @@ def _aside(kernel: ObservedVariable) -> str:
     return " (the following normalization removes this difference)" if kernel.normalised else ""
 
 
-def _counted(kernel: ObservedVariable, claim: Claim) -> Activation | None:
-    """Returns the activation that matters in a mode, as far as it is known."""
-    if claim.mode != "fan_out":
-        return kernel.expected
-    units = kernel.units
-    if units is None:
-        return None
+def _gains(one: Activation, other: Activation, mode: str) -> float:
+    """Returns the gain of one activation over that of another."""
     try:
-        return read_activation(units.activation)
-    except KerasHeError:
-        return None
-
-
-def _ratio(one: Activation, other: Activation, mode: str) -> float:
-    """Returns the larger gain over the smaller."""
-    try:
-        gains = [moments_gain(activation.moments, mode) for activation in (one, other)]
+        return moments_gain(one.moments, mode) / moments_gain(other.moments, mode)
     except KerasHeError:  # a step has no gradient
         return 1.0
-    return max(gains) / min(gains)
 
 
 def _misplaced(subject: Subject) -> Iterator[Finding]:
     """Yields where an initializer uses fans for a variable that has none."""
     for one, claim in subject.others:
-        table = one.name == "embeddings"
+        table = one.is_table
         flat = len(one.shape) < 2
         scaled = isinstance(claim.initializer, keras.initializers.VarianceScaling)
         if not scaled or not (table or flat) or one.left.kind == "frozen":

@@ -26,12 +26,14 @@ _COMPARED = 16  # values by which kernels of one stream are recognized
 class Units:
     """What an activation does to a batch.
 
-    `dead` is the share of units that hardly move though their pre-activation moves; `None` where
-    the activation acts across elements, or there are too few values. `saturated` is the share of
-    values where a sigmoid is flat; 0 of any other activation.
+    `layer` is the path of the layer that applies it. `dead` is the share of units that hardly move
+    though their pre-activation moves; `None` where the activation acts across elements, or there
+    are too few values. `saturated` is the share of values where a sigmoid is flat; 0 of any other
+    activation.
     """
 
     activation: Any
+    layer: str
     dead: float | None = None
     saturated: float = 0.0
 
@@ -42,16 +44,22 @@ class ObservedVariable(ModelVariable):
 
     Attributes:
         order: Its place in the order of execution, `None` where it was not reached.
-        moments: Second moment of the pre-activation, its bias included, at each call.
+        seen: Whether its pre-activation was measured, or what a layer of several kernels makes of
+            them: that figure stands with the last of them.
+        moments: Second moment of the pre-activation, its bias included, at each call. Of a layer
+            that shows none it is that of what it returns, or adds to its own input; of a recurrent
+            cell the mean over what its activations are given.
         moment: The one of these that counts, as `Row.moment`; NaN where none was observed.
+        offset: Of a recurrent cell, the part of its moments that its biases give.
         mean: Mean of the pre-activation at the first call.
         input_moment: Second moment of the input of its layer at the first call.
-        output_moment: Second moment of its layer's output, where no pre-activation is observed.
+        output_moment: Second moment of the output of a recurrent layer or a table.
         activation: The activation that precedes it, `None` for none.
         units: What the activation that follows does.
         sources: Identities of the variables of the kernels whose size its input has.
         kernels_before: Number of kernels on the longest way from the model's input.
         normalised: Whether a normalisation follows before any other kernel.
+        stands_for_layer: Whether its figure is that of what a user's layer returns.
         claim: What its initializer assumes.
         expected: The activation that counts for its gain, as far as it is known.
         std: Root of the mean square of its values; NaN where one is no number.
@@ -67,11 +75,14 @@ class ObservedVariable(ModelVariable):
         gradient: Second moments of the gradient by its pre-activation, call by call.
         energy: Squared length of that gradient for one sample.
         kernel_gradient: Second moment of the gradient by the kernel itself.
+        stopped_by_design: Whether it gets no gradient because of zeros of the model's author.
     """
 
     order: int | None = None
+    seen: bool = False
     moments: list[float] = field(default_factory=list)
     moment: float = math.nan
+    offset: float = 0.0
     mean: float = math.nan
     input_moment: float = math.nan
     output_moment: float = math.nan
@@ -80,6 +91,7 @@ class ObservedVariable(ModelVariable):
     sources: frozenset[int] = frozenset()
     kernels_before: int = 0
     normalised: bool = False
+    stands_for_layer: bool = False
     claim: Claim | None = None
     expected: Activation | None = None
     std: float = math.nan
@@ -94,6 +106,32 @@ class ObservedVariable(ModelVariable):
     gradient: list[float] = field(default_factory=list)
     energy: float = 0.0
     kernel_gradient: float | None = None
+    stopped_by_design: bool = False
+
+    @property
+    def is_table(self) -> bool:
+        """Whether it is a lookup table, whose input is no signal."""
+        return self.name == "embeddings"
+
+    @property
+    def signal(self) -> float:
+        """Its second moment without what biases give to a recurrent cell."""
+        return self.moment - self.offset
+
+    @property
+    def aim(self) -> float:
+        """The second moment that a report compares its own with: its target, or 1 if nearer."""
+        moment, target = self.moment, self.target
+        if 0.0 < moment < math.inf and abs(math.log(moment / target)) < abs(math.log(moment)):
+            return target * self.intended
+        return self.intended
+
+    @property
+    def gets_no_gradient(self) -> bool:
+        """Whether it gets a signal that is not zero, and a gradient that is exactly 0."""
+        if self.left or self.chosen or self.silenced or self.moment == 0.0 or not self.seen:
+            return False
+        return self.kernel_gradient == 0.0 and not any(self.gradient)
 
     @property
     def as_drawn(self) -> bool:
@@ -110,7 +148,7 @@ class ObservedVariable(ModelVariable):
     @property
     def frozen(self) -> bool:
         """Whether the kernel is not trained, so that its values are taken as intended."""
-        return bool(self.left) and self.name != "embeddings"
+        return bool(self.left) and not self.is_table
 
 
 def add_facts(kernel: ObservedVariable) -> None:
@@ -124,7 +162,7 @@ def add_facts(kernel: ObservedVariable) -> None:
     kernel.distinct = _distinct(values) if math.isfinite(size) else 1.0
     kernel.first_values = () if constant else _first_values(values, size)
     kernel.claim = claim(kernel)
-    kernel.expected = _expected(kernel.activation)
+    kernel.expected = None if kernel.is_table else _expected(kernel.activation)
     kernel.intended = _intended(kernel)
 
 

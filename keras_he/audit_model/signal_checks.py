@@ -1,4 +1,4 @@
-"""Checks of what a model does: its signal, its gradient, its units and its values.
+"""Checks of what a model does: its signal, its units and its values.
 
 To add a check, write a function that yields findings, and list it in `symptoms`.
 """
@@ -7,22 +7,18 @@ import math
 from collections.abc import Iterator
 from statistics import median
 
-from keras_he.audit_model.initializer_assumptions import written
-from keras_he.audit_model.kernel_facts import ObservedVariable
-from keras_he.audit_model.subject import Subject
-from keras_he.backend.tensors import mean_square
-from keras_he.errors import KerasHeError
-from keras_he.initializers.activation_argument import LINEAR, RELU
+from keras_he.audit_model.expectations import right_initializer
+from keras_he.audit_model.gradient_checks import depth, gradient, no_gradient
+from keras_he.audit_model.kernel_facts import ObservedVariable, Units
+from keras_he.audit_model.subject import NORMALIZED, OTHER_ACTIVATION, ZERO_BIAS, Subject
+from keras_he.initializers.activation_argument import RELU
 from keras_he.layers.kinds import has_fixed_threshold
-from keras_he.layers.variables import remade_initializer
-from keras_he.passes.backward import extremes
 from keras_he.reports.data import Finding
-from keras_he.theory.activations import Activation, depth_factors
 
 _UNSCALED = 2.0  # times the second moment that a branch of a trunk is to have
-_ZERO_BIAS = 'bias_initializer="zeros"'
 _CLIPPED = "x = keras.ops.maximum(x, keras.config.epsilon())  # before this layer"
-_NORMALIZED = "x = keras.layers.LayerNormalization()(x)  # before this layer"
+_FEWER_STEPS = "x = x[:, -50:]  # fewer steps, before this layer"
+_SIZED = 2.0  # second moment over its target, up to which a pre-activation is not too large
 
 
 def symptoms(subject: Subject) -> Iterator[Finding]:
@@ -32,11 +28,13 @@ def symptoms(subject: Subject) -> Iterator[Finding]:
     yield from _identical(subject)
     yield from _low_precision(subject)
     if not subject.single:  # batch normalization turns one sample to 0
-        yield from _signal(subject)
-        yield from _gradient(subject)
+        signal = [*_silences(subject), *_signal(subject)]
+        yield from signal or _spread(subject)
+        yield from gradient(subject)
+        yield from no_gradient(subject)
     yield from _units(subject)
     yield from _residual(subject)
-    yield from _depth(subject)
+    yield from depth(subject)
 
 
 def _nonfinite(subject: Subject) -> Iterator[Finding]:
@@ -60,7 +58,7 @@ def _nonfinite(subject: Subject) -> Iterator[Finding]:
             "nonfinite",
             layer,
             "it returns NaN or infinity for finite inputs",
-            subject.initialize() if paths else _CLIPPED,
+            subject.line(_CLIPPED) if paths else _CLIPPED,
             paths,
         )
     if subject.broken:
@@ -93,13 +91,12 @@ def _right_initializer(subject: Subject, kernel: ObservedVariable) -> str:
     """Returns the argument that gives a kernel the right initializer."""
     if kernel.claim is None:
         return subject.initialize(kernel.path)
-    if kernel.name == "embeddings":
+    if kernel.is_table:
         return f'{kernel.claim.attribute}="uniform"'
     claim = kernel.claim._replace(mode="fan_in")
     if claim.fans is None:
         claim = claim._replace(law="normal")
-    wanted = kernel.expected if kernel.kernels_before else LINEAR
-    return written(claim, kernel, wanted or RELU)
+    return right_initializer(kernel, claim, claim.activation or RELU)
 
 
 def _identical(subject: Subject) -> Iterator[Finding]:
@@ -145,10 +142,10 @@ def _signal(subject: Subject) -> Iterator[Finding]:
     lows: dict[int, float] = {}
     told: set[int] = set()
     for kernel in subject.kernels:
-        key, moment = id(kernel.variable), kernel.moment
-        if math.isnan(moment):
-            moment = kernel.output_moment  # of a recurrent layer
-        if math.isnan(moment) or (kernel.is_output and subject.trained) or _is_meant(kernel):
+        key, moment = id(kernel.variable), _judged(kernel)
+        if kernel.is_table and moment > 0.0:
+            highs[key] = lows[key] = moment  # the signal begins here
+        if kernel.is_table or _is_not_judged(subject, kernel, moment):
             continue
         known = [source for source in kernel.sources if source in highs]
         high = max((highs[one] for one in known), default=kernel.input_moment)
@@ -156,19 +153,16 @@ def _signal(subject: Subject) -> Iterator[Finding]:
         chosen = kernel.constant or kernel.chosen
         inherited = chosen or any(one in told for one in kernel.sources)
         verdict = ""
-        silent = moment == high == 0.0 and kernel.kernels_before > 0
-        if silent or moment * limit < min(high, 1.0) * kernel.target * kernel.intended:
+        if moment * limit < min(high, 1.0) * kernel.target * kernel.intended:
             verdict, reference = "vanishing", high
         elif moment > limit * max(low, 1.0):
             verdict, reference = "exploding", low
-        if silent and subject.silent and not inherited:
-            yield _silenced(subject, kernel)
-        elif verdict and not inherited:
+        if verdict and not inherited:
             yield subject.finding(
                 verdict,
                 kernel,
-                f"signal: the second moment of the pre-activation is {moment:.3g}; earlier on its "
-                f"path it was {reference:.3g}",
+                f"signal: the second moment of {_observed(kernel)} is {moment:.3g}; earlier on its "
+                f"path it was {reference:.3g}{subject.beyond}",
                 _set_right(subject, kernel),
             )
         if verdict or (inherited and not kernel.chosen):
@@ -182,15 +176,84 @@ def _is_meant(kernel: ObservedVariable) -> bool:
     return kernel.silenced or (bool(kernel.chosen) and kernel.std == 0.0)
 
 
-def _silenced(subject: Subject, kernel: ObservedVariable) -> Finding:
-    """Returns the finding of a normalization whose factor is zero."""
-    factor = subject.silent[0]
-    return Finding(
+def _is_not_judged(subject: Subject, kernel: ObservedVariable, moment: float) -> bool:
+    """Returns whether nothing is said of the size of a kernel's signal.
+
+    Zeros for zeros are the fault of what precedes a kernel, or of none: an expert may get nothing.
+    """
+    if math.isnan(moment) or (kernel.is_output and subject.trained) or _is_meant(kernel):
+        return True
+    return moment == 0.0 and kernel.input_moment == 0.0
+
+
+def _judged(kernel: ObservedVariable) -> float:
+    """Returns the second moment that is judged: of a recurrent layer, that of its state too."""
+    moment, state = kernel.signal, kernel.output_moment
+    if kernel.is_table or math.isnan(state) or not 0.0 < moment < math.inf:
+        return moment
+    return max(moment, state, key=_distance)
+
+
+def _distance(moment: float) -> float:
+    """Returns how far a second moment is from 1."""
+    return abs(math.log(moment)) if 0.0 < moment < math.inf else math.inf
+
+
+def _observed(kernel: ObservedVariable) -> str:
+    """Returns what was observed of a kernel, in words."""
+    if not math.isnan(kernel.output_moment):
+        return "the state, or of what its activations are given,"
+    own = kernel.units is None and math.isfinite(kernel.moment) and kernel.stands_for_layer
+    return "what the layer makes of its input" if own else "the pre-activation"
+
+
+def _silences(subject: Subject) -> Iterator[Finding]:
+    """Yields the first layer that returns zeros for other inputs, where a kernel gets them."""
+    behind = [
+        kernel.path
+        for kernel in subject.kernels
+        if kernel.moment == kernel.input_moment == 0.0 and not _is_meant(kernel)
+    ]
+    if not (behind and subject.silences):
+        return
+    first, *others = subject.silences
+    cause, remedy = subject.cause_of(first)
+    more = f", and {len(others)} more layers return zeros" if others else ""
+    yield Finding(
         "vanishing",
-        factor.configured_layer,
-        f"signal: {factor.path} is zero, so {kernel.path} gets no signal",
-        f'{factor.name}_initializer="ones"',
-        (kernel.path,),
+        first.path,
+        f"signal: {cause}, so {len(behind)} kernel{'s get' if len(behind) > 1 else ' gets'} no "
+        f"signal{more}",
+        remedy,
+        tuple(behind),
+    )
+
+
+def _spread(subject: Subject) -> Iterator[Finding]:
+    """Yields the kernel whose signal misses its target most, if those of a model are far apart.
+
+    It is for what no path shows: a signal that is lost inside an attention, or behind a gate.
+    """
+    if subject.bad_weights or subject.broken or not subject.batch_finite:
+        return
+    judged = [
+        ((moment - kernel.offset) / kernel.aim, kernel)
+        for kernel in subject.kernels
+        if not (kernel.is_table or (kernel.is_output and subject.trained))
+        for moment in kernel.moments
+        if kernel.offset < moment < math.inf
+    ]
+    ratios = [ratio for ratio, _ in judged]
+    if not ratios or max(ratios) <= subject.thresholds["signal"] * min(ratios):
+        return
+    middle = median(ratios)
+    ratio, kernel = max(judged, key=lambda each: _distance(each[0]))
+    yield subject.finding(
+        "vanishing" if ratio < 1.0 else "exploding",
+        kernel,
+        f"signal: the second moment of {_observed(kernel)} is {ratio:.3g} times its target; the "
+        f"median of all kernels is {middle:.3g}{subject.beyond}",
+        _set_right(subject, kernel),
     )
 
 
@@ -198,28 +261,11 @@ def _set_right(subject: Subject, kernel: ObservedVariable) -> str:
     """Returns the line of code that corrects the size of the signal, of frozen kernels too."""
     if has_fixed_threshold(kernel.layer):
         return "threshold=None"
-    return _right_initializer(subject, kernel) if kernel.frozen else subject.initialize()
-
-
-def _gradient(subject: Subject) -> Iterator[Finding]:
-    """Yields where the gradient vanishes or explodes on its way back.
-
-    It compares the squared length, for one sample, of the gradient with respect to a whole
-    pre-activation; see `extremes`.
-    """
-    kernels = subject.kernels
-    energies = [kernel.energy for kernel in kernels]
-    intended = [kernel.intended for kernel in kernels]
-    for one in extremes(energies, subject.thresholds["gradient"], intended):
-        where = "before this layer" if one.verdict == "vanishing" else "from this layer on"
-        yield subject.finding(
-            one.verdict,
-            kernels[one.culprit],
-            f"gradient: its squared length is {energies[one.largest]:.3g} at "
-            f"{kernels[one.largest].configured_layer}, but at most {energies[one.best]:.3g} "
-            f"{where}",
-            subject.initialize(),
-        )
+    if subject.has_large_bias(kernel):
+        return ZERO_BIAS
+    if kernel.frozen:
+        return _right_initializer(subject, kernel)
+    return subject.line(NORMALIZED if math.isnan(kernel.output_moment) else _FEWER_STEPS)
 
 
 def _units(subject: Subject) -> Iterator[Finding]:
@@ -234,29 +280,26 @@ def _units(subject: Subject) -> Iterator[Finding]:
                 f"{100 * units.dead:.0f}% of the units of the following activation return the same "
                 f"for every sample; the pre-activation has E[y] = {kernel.mean:.3g}, E[y²] = "
                 f"{kernel.moment:.3g}",
-                _ZERO_BIAS if _has_large_bias(subject, kernel) else subject.initialize(),
+                ZERO_BIAS if subject.has_large_bias(kernel) else subject.line(NORMALIZED),
             )
         if units.saturated <= subject.thresholds["saturated"]:
             continue
         # Outputs of a trained model are near 0 and 1 if it is sure, and an output may start so.
-        large_bias = _has_large_bias(subject, kernel)
+        large_bias = subject.has_large_bias(kernel)
         if not (kernel.is_output and (subject.trained or large_bias)):
-            yield subject.finding(
-                "saturated",
-                kernel,
-                f"{100 * units.saturated:.0f}% of the values of the following activation are where "
-                f"it is flat; the pre-activation has E[y²] = {kernel.moment:.3g}",
-                _ZERO_BIAS if large_bias else subject.initialize(),
-            )
+            yield _saturated(subject, kernel, units, ZERO_BIAS if large_bias else "")
 
 
-def _has_large_bias(subject: Subject, kernel: ObservedVariable) -> bool:
-    """Returns whether the initializer of a kernel's bias returns values that are too large."""
-    for bias in subject.biases:
-        make = remade_initializer(kernel.layer, "bias") if bias.layer is kernel.layer else None
-        if make is not None and mean_square(make(bias.shape, dtype=bias.variable.dtype)) > 1.0:
-            return True
-    return False
+def _saturated(subject: Subject, kernel: ObservedVariable, units: Units, line: str) -> Finding:
+    """Returns the finding of a flat activation; it is the cause if it gets a signal of size 1."""
+    evidence = (
+        f"{100 * units.saturated:.0f}% of the values of the following activation are where it is "
+        f"flat; the pre-activation has E[y²] = {kernel.moment:.3g}"
+    )
+    if not line and kernel.moment <= _SIZED * kernel.target:
+        paths = (kernel.path,)
+        return Finding("saturated", units.layer, evidence, OTHER_ACTIVATION, paths)
+    return subject.finding("saturated", kernel, evidence, line or subject.line(NORMALIZED))
 
 
 def _residual(subject: Subject) -> Iterator[Finding]:
@@ -281,38 +324,3 @@ def _residual(subject: Subject) -> Iterator[Finding]:
             subject.initialize(*paths),
             paths,
         )
-
-
-def _depth(subject: Subject) -> Iterator[Finding]:
-    """Yields where an error of the signal has grown too much since the last normalization."""
-    for kernel, growth in growths(subject, restart=True):
-        if growth >= subject.thresholds["depth"]:
-            yield subject.finding(
-                "unsafe-depth",
-                kernel,
-                f"an error of the signal has grown by a factor of {growth:.3g} since the last "
-                f"normalization: the preceding activations are unsafe at this depth",
-                _NORMALIZED,
-            )
-
-
-def growths(subject: Subject, *, restart: bool) -> Iterator[tuple[ObservedVariable, float]]:
-    """Yields each kernel and the growth of an error on the worst path; `restart`ed at limits."""
-    grown: dict[int, float] = {}
-    for kernel in subject.kernels:
-        before = max((grown.get(one, 1.0) for one in kernel.sources), default=1.0)
-        factor = _factor(kernel.expected) if kernel.sources else 1.0
-        growth = max(before * factor, 1.0)
-        yield kernel, growth
-        over = restart and growth >= subject.thresholds["depth"]
-        grown[id(kernel.variable)] = 1.0 if over else growth
-
-
-def _factor(activation: Activation | None) -> float:
-    """Returns the factor on an error of the signal, 1 where it is not known."""
-    if activation is None:
-        return 1.0
-    try:
-        return depth_factors(activation.moments).signal
-    except KerasHeError:
-        return 1.0

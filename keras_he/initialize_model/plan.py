@@ -31,6 +31,7 @@ from keras_he.passes.forward import forward
 from keras_he.passes.model_checks import Progress
 from keras_he.passes.moving_statistics import MovingStatistics, initial
 from keras_he.passes.preceding_activation import is_rectifier
+from keras_he.passes.tables import leave_tables
 from keras_he.passes.tensor_origins import branch_factors
 from keras_he.reports.data import NOT_REACHED, spread_of
 from keras_he.theory.kernel_geometry import standard_deviation
@@ -50,6 +51,8 @@ def make_plan(
     """Returns the plan of a model and its `places`; `batch=None` runs no pass."""
     pass_seed = seed_of(request.seed, "a pass") % 2**32
     plan = Plan(request.settings, variables(model, survey, PlannedVariable))
+    if batch is not None:
+        leave_tables(model, batch, plan.variables, pass_seed)
     _select(plan.variables, request)
     plan.notes += not_built(survey)
     if batch is not None:

@@ -5,6 +5,7 @@ and the parameters of normalisations by the initializer that the layer keeps for
 variable is left as it is, with the reason.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,7 +39,8 @@ class ModelVariable:
         variable: The Keras variable.
         shape: Its shape.
         role: `"kernel"`, `"remade"` (by an initializer of the layer), `"statistic"`, `"unknown"`
-            (it may be a kernel, and no rule tells), or `"other"`.
+            (it may be a kernel, and no rule tells), or `"other"`: a matrix of one row, such as a
+            class token, is none.
         geometry: How the layer uses it, of kernels.
         arguments: The same as arguments of `keras_he.fans` and of initializers.
         fans: The fans of a kernel.
@@ -146,7 +148,8 @@ def _role(place: Place, variable: Any, name: str) -> str:
     if remade and remade_initializer(layer, name) is not None:
         return "remade"
     table = any(part in name for part in _TABLES)
-    matrix = variable.trainable and len(variable.shape) > 1 and not table
+    rows = math.prod(variable.shape[:-1])
+    matrix = variable.trainable and len(variable.shape) > 1 and rows > 1 and not table
     return "unknown" if place.problem and matrix else "other"
 
 

@@ -63,7 +63,7 @@ class AuditReport(Report):
 
     def _counts(self) -> list[str]:
         kernels, count = self.kernels, len(self.findings)
-        checked = sum(row.figures is not None for row in kernels)
+        checked = sum(row.figures is not None and row.left.kind != "not-seen" for row in kernels)
         found = f"{count} finding{'s' * (count > 1)}" if count else "no findings"
         if not (count or checked):
             found = "nothing could be checked"

@@ -29,6 +29,8 @@ class Figures:
         saturated: Share of the values of the following activation where a sigmoid is flat.
         gradient: Second moment of the gradient of the loss with respect to the pre-activation.
         kernel_gradient: Second moment of the gradient of the loss with respect to the kernel.
+        offset: The part of its second moment that biases other than zero give to a recurrent cell:
+            `forward_spread` leaves it out.
         update_ratio: Root mean square of that gradient divided by that of the kernel: the relative
             change by one step of plain gradient descent, per unit of learning rate.
     """
@@ -43,6 +45,7 @@ class Figures:
     gradient: float | None = None
     kernel_gradient: float | None = None
     update_ratio: float | None = None
+    offset: float | None = None
 
 
 @dataclass(frozen=True)
@@ -142,12 +145,18 @@ def ratios(rows: Iterable[Row], name: str = "moments") -> list[float]:
         name: `"moments"`, or `"inference"`.
     """
     return [
-        moment / row.target
+        (moment - _offset(row, name)) / row.target
         for row in rows
         if not row.left
         for moment in getattr(row, name)
-        if moment
+        if moment and not moment <= _offset(row, name)
     ]
+
+
+def _offset(row: Row, name: str) -> float:
+    """Returns the part of a row's second moments that is no signal."""
+    figures = row.figures if name == "moments" else None
+    return figures.offset or 0.0 if figures is not None else 0.0
 
 
 def spread_of(values: Sequence[float]) -> float:

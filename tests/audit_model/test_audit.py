@@ -506,7 +506,7 @@ def test_a_wrong_figure_of_a_trained_kernel_is_not_held_against_its_initializer(
         ({"thresholds": {"signla": 1.0}}, r"Did you mean \"signal\"\?"),
         ({"thresholds": {"dead": -1.0}}, r"`thresholds\['dead'\]` must be a number above 0"),
         ({"thresholds": 3.0}, "`thresholds` must be a dict"),
-        ({"loss": 3.0}, "`loss` must be a Keras loss, its name, a function, or None"),
+        ({"loss": 3.0}, "`loss` must be a Keras loss, its name, a dict or list"),
         ({"loss": "msee"}, "`loss` must be the name of a Keras loss"),
         ({"loss": lambda y: "x"}, "`loss` must give numbers of the model's outputs"),
         ({"loss": "mse"}, r"`data` must be \(inputs, targets\)"),

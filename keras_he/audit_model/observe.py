@@ -151,12 +151,12 @@ class Observation(OriginWatcher):
     @contextmanager
     def _as_zeros(self, variables: Iterable[Any]) -> Iterator[None]:
         """Takes variables for zeros inside the block."""
-        held = [(one, self._scope.get_current_value(one)) for one in variables]
+        held = [(one, one.value) for one in variables]  # of the scope, where it has one
         for variable, _ in held:
             self._scope.add_update((variable, keras.ops.zeros_like(variable.value)))
         yield
         for variable, value in held:
-            self._scope.add_update((variable, variable.value if value is None else value))
+            self._scope.add_update((variable, value))
 
     def _observe_output(self, call: LayerCall, output: Any) -> None:
         """Observes what a user's layer returns, or adds to its own input."""

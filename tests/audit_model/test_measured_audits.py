@@ -127,6 +127,20 @@ def test_what_a_layer_adds_to_its_own_input_is_its_figure():
         value = grown
 
 
+def test_a_layer_that_is_called_again_is_the_same_layer():
+    keras.utils.set_random_seed(1)
+    inputs, shared = keras.Input((32,)), Added()
+    model = keras.Model(inputs, layers.Dense(3)(shared(shared(shared(inputs)))))
+    batch = normal(64, 32)
+    (row,) = (row for row in keras_he.audit(model, batch).kernels if row.moments[1:])
+    value, expected = batch, []
+    for _ in range(3):
+        grown = ops.convert_to_numpy(shared(value))
+        expected.append(mean_square(grown - value))
+        value = grown
+    assert row.moments == pytest.approx(expected, rel=1e-3)
+
+
 def test_right_kernels_of_an_own_layer_are_not_accused():
     keras.utils.set_random_seed(1)
     right = [Expecting(256, kernel_initializer="he_relu") for _ in range(6)]
@@ -350,3 +364,171 @@ def test_dead_units_are_the_cause_of_a_zero_gradient(dead):
     assert "dead" in finding.evidence
     other = next(one for one in report.findings if one.verdict == "dead")
     assert other.remedy == finding.remedy
+
+
+def std_of(remedy, kernel):
+    """Returns the standard deviation of 200,000 values that a remedy's initializer draws."""
+    (made,) = eval(f"dict({remedy})", {"keras_he": keras_he}).values()
+    initializer = keras_he.get(made) if isinstance(made, str) else made
+    copies = -(-200_000 // int(np.prod(kernel.shape)))
+    config = initializer.get_config()
+    drawn = [
+        type(initializer).from_config({**config, "seed": seed})(kernel.shape)
+        for seed in range(min(copies, 60))
+    ]
+    return float(np.std(np.stack([ops.convert_to_numpy(one) for one in drawn])))
+
+
+def convolution(kind, initializer, first=False, width=64):
+    """Returns a model with a planted layer, first or behind a rectifier."""
+    argument = "depthwise_initializer" if kind is layers.DepthwiseConv2D else "kernel_initializer"
+    given = {argument: initializer, "name": "planted", "padding": "same"}
+    planted = kind(3, **given) if argument.startswith("d") else kind(width, 4, strides=2, **given)
+    before = (
+        [] if first else [layers.Conv2D(width, 1, kernel_initializer="he_linear"), layers.ReLU()]
+    )
+    parts = [keras.Input((8, 8, width)), *before, planted, layers.ReLU(), layers.Conv2D(4, 1)]
+    return keras.Sequential(parts)
+
+
+def before_a_sum():
+    x = inputs = keras.Input((64,))
+    for place in range(4):
+        y = layers.Dense(64, "relu", kernel_initializer="he_linear")(layers.LayerNormalization()(x))
+        wrong = "he_tanh" if place == 1 else "he_relu"
+        name = "planted" if place == 1 else f"branch_{place}"
+        x = layers.Add()([x, layers.Dense(64, kernel_initializer=wrong, name=name)(y)])
+    return keras.Model(inputs, layers.Dense(3)(x))
+
+
+def of_zeros():
+    model = chain(layers.Dense(64, "gelu"), layers.Dense(64, "relu", name="planted"), size=64)
+    model.layers[1].kernel.assign(np.zeros((64, 64)))
+    return model
+
+
+TOLD = {
+    "depthwise, first": lambda: convolution(layers.DepthwiseConv2D, "he_normal", first=True),
+    "depthwise": lambda: convolution(layers.DepthwiseConv2D, "he_uniform"),
+    "depthwise, glorot": lambda: convolution(layers.DepthwiseConv2D, "glorot_uniform"),
+    "transposed": lambda: convolution(layers.Conv2DTranspose, "he_normal"),
+    "transposed, first": lambda: convolution(layers.Conv2DTranspose, "lecun_normal", first=True),
+    "before a sum": before_a_sum,
+    "of zeros": of_zeros,
+    "gain": lambda: chain(
+        layers.Dense(64, "gelu"), layers.Dense(64, kernel_initializer="he_relu", name="planted")
+    ),
+    "slope": lambda: chain(
+        layers.Dense(64),
+        layers.LeakyReLU(0.4),
+        layers.Dense(64, kernel_initializer="he_leaky_relu", name="planted"),
+    ),
+    "fan out": lambda: chain(
+        layers.Dense(64, "relu"),
+        layers.Dense(64, "tanh", kernel_initializer="he_relu_fan_out", name="planted"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_a_remedy_gives_the_standard_deviation_of_the_table(name):
+    keras.utils.set_random_seed(1)
+    model = TOLD[name]()
+    report = keras_he.audit(model)
+    findings = [one for one in report.findings if "_initializer=" in one.remedy]
+    assert "planted" in {one.layer for one in findings}
+    rows = {row.path: row for row in report.kernels}
+    for finding in findings:
+        kernel = getattr(model.get_layer(finding.layer), "kernel")  # noqa: B009
+        wanted = rows[finding.paths[0]].std
+        # Truncated and normal draws of 200,000 values: 1 % is six standard errors of their std.
+        assert std_of(finding.remedy, kernel) == pytest.approx(wanted, rel=0.02)
+
+
+def test_the_first_kernel_gets_the_data_as_it_is():
+    report = keras_he.audit(TOLD["depthwise, first"]())
+    (finding,) = report.findings
+    assert finding.remedy == 'depthwise_initializer="he_linear_depthwise"'
+    assert report.kernels[0].std == pytest.approx(1 / 3)  # nine inputs of size 1
+
+
+def steep_sine(x):
+    return ops.sin(30.0 * x)
+
+
+def steep_tanh(x):
+    return ops.tanh(5.0 * x)
+
+
+@pytest.mark.parametrize("activation", [steep_sine, steep_tanh, "exponential"])
+def test_no_finding_tells_to_do_again_what_was_just_done(activation):
+    keras.utils.set_random_seed(1)
+    model = chain(*[layers.Dense(64, activation) for _ in range(8)])
+    batch = normal(64, 32)
+    keras_he.initialize(model, batch, seed=1)
+    report = keras_he.audit(model, batch)
+    assert report.findings
+    assert not [one for one in report.findings if "keras_he.initialize" in one.remedy]
+    if activation is steep_sine:
+        (finding,) = report.findings
+        assert finding.remedy == 'activation="relu"'
+        for layer in model.layers[:-1]:  # what the remedy says, of all of them
+            layer.activation = keras.activations.relu
+        keras_he.initialize(model, batch, seed=1)
+        assert keras_he.audit(model, batch).findings == ()
+
+
+def test_a_kernel_that_was_changed_since_is_set_again():
+    keras.utils.set_random_seed(1)
+    model, batch = chain(*[layers.Dense(64, "relu") for _ in range(4)]), normal(64, 32)
+    keras_he.initialize(model, batch, seed=1)
+    model.layers[2].kernel.assign(model.layers[2].kernel * 1e-3)
+    findings = keras_he.audit(model, batch).findings
+    assert {one.remedy for one in findings} == {"keras_he.initialize(model, data)"}
+
+
+class Tokens(layers.Layer):
+    """Appends a class token and registers, and adds positions, as a vision transformer does."""
+
+    def build(self, shape):
+        _, count, size = shape
+        self.cls = self.add_weight(shape=(1, 1, size), initializer="normal", name="cls")
+        self.registers = self.add_weight(shape=(1, 4, size), initializer="normal", name="reg")
+        self.places = self.add_weight(shape=(count + 1, size), initializer="normal", name="pos")
+
+    def call(self, x):
+        first, registers = (
+            ops.repeat(one, ops.shape(x)[0], axis=0) for one in (self.cls, self.registers)
+        )
+        x = ops.concatenate([first, x], axis=1) + self.places
+        return ops.concatenate([x, registers], axis=1)
+
+
+class Mixing(layers.Layer):
+    """A kernel of the shape of a table."""
+
+    def build(self, shape):
+        size = shape[-1]
+        self.mixed = self.add_weight(shape=(1, size, size), initializer="normal", name="mixed")
+
+    def call(self, x):
+        return x @ self.mixed[0]
+
+
+@pytest.mark.parametrize("read", [keras_he.audit, keras_he.initialize])
+@pytest.mark.parametrize(("kind", "role"), [(Tokens, "other"), (Mixing, "unknown")])
+def test_tokens_and_positions_are_no_kernels(kind, role, read):
+    inputs = keras.Input((6, 16))
+    x = kind(name="tokens")(layers.Dense(16)(inputs))
+    model = keras.Model(inputs, layers.Dense(3)(x))
+    before = {one.path: np.array(one.value) for one in model.variables}
+    report = read(model, normal(8, 6, 16))
+    assert {row.role for row in report.rows if row.path.startswith("tokens")} == {role}
+    for one in model.variables:
+        if read is keras_he.audit or "tokens" in one.path:
+            np.testing.assert_array_equal(before[one.path], ops.convert_to_numpy(one.value))
+    if role == "other":
+        report.check()
+    elif read is keras_he.initialize:
+        with pytest.raises(keras_he.KerasHeError, match="tokens/mixed was not set"):
+            report.check()

@@ -87,7 +87,7 @@ def audit(
         ...     keras.layers.DepthwiseConv2D(3, depthwise_initializer="he_normal"),
         ...     keras.layers.ReLU(), keras.layers.Conv2D(8, 1)])
         >>> keras_he.audit(model).findings[0].remedy
-        'depthwise_initializer="he_relu_depthwise"'
+        'depthwise_initializer="he_linear_depthwise"'
 
     Reference:
         Schoenholz et al. (2017), arXiv:1611.01232, for what errors do over depth; Lu et al. (2020),

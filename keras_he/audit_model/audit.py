@@ -28,6 +28,7 @@ from keras_he.layers.kinds import is_normalisation
 from keras_he.layers.variables import variables
 from keras_he.layers.walk import Place, layer_paths, not_built, random_layers
 from keras_he.notes import Note, listed
+from keras_he.passes.backward import backward
 from keras_he.passes.forward import forward, holders, watched
 from keras_he.passes.inputs import first_samples
 from keras_he.passes.losses import averaged, check_loss, read_loss
@@ -157,7 +158,7 @@ def _audited(
     if request.backward and returned:
         if request.has_loss:
             check_loss(loss, outputs)
-        look = Look(model, inputs, loss, _SEED, _samples(inputs))
+        look = Look(model, inputs, loss, _SEED, _samples(inputs), backward)
         look_back(look, watcher, kernels, _zeros_by_choice(found), progress.step)
     progress.close()
     subject = Subject(

@@ -1,7 +1,7 @@
 """The gradient of an audited model: one differentiated pass, and the cause of exact zeros."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -9,7 +9,7 @@ import keras
 from keras_he.audit_model.kernel_facts import ObservedVariable
 from keras_he.audit_model.observe import Observation
 from keras_he.backend.tensors import second_moments
-from keras_he.passes.backward import Gradients, backward
+from keras_he.passes.backward import Gradients
 from keras_he.passes.losses import Loss
 
 _SEED = 0  # of what takes the place of zeros
@@ -24,6 +24,7 @@ class Look(NamedTuple):
         loss: What is differentiated.
         seed: Seed of the random numbers of the pass.
         samples: The number of samples.
+        backward: What differentiates: `passes.backward`.
     """
 
     model: Any
@@ -31,6 +32,7 @@ class Look(NamedTuple):
     loss: Loss
     seed: int
     samples: int
+    backward: Callable[..., Gradients]
 
 
 def look_back(
@@ -71,7 +73,7 @@ def _gradients(
     progress: Any = lambda: None,
     state: Sequence[tuple[Any, Any]] = (),
 ) -> Gradients:
-    return backward(
+    return look.backward(
         look.model,
         look.inputs,
         watcher.calls,

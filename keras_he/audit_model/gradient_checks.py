@@ -62,9 +62,12 @@ def _steep_activation(subject: Subject, found: Extreme) -> str:
 
 
 def no_gradient(subject: Subject) -> Iterator[Finding]:
-    """Yields the kernels that get a signal and a gradient that is exactly 0, as one finding."""
+    """Yields the kernels that get a signal and a gradient that is exactly 0, as one finding.
+
+    Behind them a kernel of zeros, by no one's choice, is a finding itself.
+    """
     lost = [one for one in subject.kernels if one.gets_no_gradient and not one.stopped_by_design]
-    if not lost:
+    if not lost or any(one.std == 0.0 and not one.chosen for one in subject.kernels):
         return
     judged = sum(kernel.seen and kernel.moment != 0.0 for kernel in subject.kernels)
     layer, cause, remedy = lost[-1].configured_layer, "what follows has no gradient", _UNSTOPPED

@@ -8,7 +8,6 @@ import pytest
 from keras import layers, ops
 
 import keras_he
-from keras_he.audit_model import observe
 
 pytestmark = pytest.mark.quick(6)
 
@@ -91,7 +90,9 @@ def test_a_signal_that_own_layers_lose_is_found_and_restored(name):
     report = keras_he.audit(model, batch)
     # A later layer is no fault of its own: the signal that it gets is gone.
     assert [one for one in verdicts(report) if one != "vanishing"] == []
-    first = next(one for one in report.findings if one.evidence.startswith("signal"))
+    signals = [one for one in report.findings if one.evidence.startswith("signal")]
+    assert signals
+    first = signals[0]
     lost = next(place for place, moment in enumerate(moments) if moment < 1e-3)
     kernels = [place for place, one in enumerate(model.layers) if one.weights]
     named = model.layers.index(model.get_layer(first.layer))
@@ -175,13 +176,6 @@ def test_a_wrong_gain_is_told_of_an_own_layer_where_the_signal_shows_it(
     assert outside(model, normal(64, 256))[1] == pytest.approx(size, rel=0.15)
     findings = keras_he.audit(model, normal(64, 256)).findings
     assert [one.layer for one in findings if one.verdict == "wrong-gain"] == ["planted"] * told
-
-
-@pytest.mark.parametrize("name", ["between kernels", "low rank"])
-def test_an_omitted_measurement_of_own_layers_fails_a_test(name, monkeypatch):
-    monkeypatch.setattr(observe.Observation, "_observe_output", lambda self, call, output: None)
-    with pytest.raises((AssertionError, StopIteration)):
-        test_a_signal_that_own_layers_lose_is_found_and_restored(name)
 
 
 def gates(layer, batch):

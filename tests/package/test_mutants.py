@@ -12,14 +12,15 @@ import test_audit
 import test_initialize
 import test_initializers
 import test_layers
+import test_measured_audits
 import test_names
 import test_orthogonal
 import test_sampling
 
 import keras_he
 from keras_he.audit_model import audit as examine
+from keras_he.audit_model import expectations, observe
 from keras_he.audit_model import initializer_assumptions as claims
-from keras_he.audit_model import observe
 from keras_he.initialize_model import measure, plan
 from keras_he.initializers import kaiming as initializers
 from keras_he.initializers import names as strings
@@ -223,7 +224,31 @@ def audit_believes_the_fans_of_keras(patch):
     yield lambda: test_audit.test_a_planted_fault_is_found_and_its_remedy_clears_it(name)
 
 
+def audit_omits_layers_of_the_users_own(patch):
+    patch.setattr(observe.Observation, "_observe_output", lambda self, call, output: None)
+    for name in ("between kernels", "low rank"):
+        yield (
+            lambda name=name: (
+                test_measured_audits.test_a_signal_that_own_layers_lose_is_found_and_restored(name)
+            )
+        )
+
+
+def audit_assumes_what_precedes_a_users_kernel(patch):
+    patch.setattr(expectations, "is_of_keras", lambda layer: True)
+    case = (test_measured_audits.Expecting, "he_relu", 0.394, False)
+    yield (
+        lambda: (
+            test_measured_audits.test_a_wrong_gain_is_told_of_an_own_layer_where_the_signal_shows_it(
+                *case
+            )
+        )
+    )
+
+
 MUTANTS = [
+    audit_omits_layers_of_the_users_own,
+    audit_assumes_what_precedes_a_users_kernel,
     audit_counts_no_dead_units,
     audit_takes_the_gradient_of_twice_the_loss,
     audit_believes_the_fans_of_keras,

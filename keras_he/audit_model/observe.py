@@ -16,6 +16,7 @@ import keras
 import numpy as np
 
 from keras_he.audit_model.kernel_facts import ObservedVariable, Units
+from keras_he.backend.framework import framework
 from keras_he.backend.keras_private import is_of_keras, layers_inside, sublayers, unhooked_call
 from keras_he.backend.tensors import float_tensors, mean_square, number
 from keras_he.layers.constants import chosen_constants, is_zero
@@ -101,7 +102,7 @@ class Observation(OriginWatcher):
         if not kernels:
             return call.run()
         if isinstance(layer, keras.layers.RNN):
-            return self._observe_cells(call)
+            return self._observe_cells(call) if framework.runs_cells else call.run()
         first_output = first_kernel_output(layer) if len(kernels) > 1 else None
         if first_output is not None:
             _look(kernels[0], first_output(layer, call.args[0]))

@@ -28,6 +28,8 @@ class Framework:
     """A backend of Keras whose tensors are copies of arrays, and which takes no gradients."""
 
     takes_gradients = False
+    # Each operation of OpenVINO is compiled, so a loop over the steps of a cell takes minutes.
+    runs_cells = keras.backend.backend() != "openvino"
 
     def empty(self, shape: Sequence[int], dtype: type[np.generic]) -> NDArray[Any]:
         """Returns an uninitialized array, in the memory that is handed over fastest."""

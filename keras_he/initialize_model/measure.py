@@ -20,6 +20,7 @@ from typing import Any
 
 import keras
 
+from keras_he.backend.framework import framework
 from keras_he.backend.keras_private import is_of_keras, layers_inside
 from keras_he.backend.tensors import float_tensors, mean_square
 from keras_he.errors import NotMeasurable
@@ -348,7 +349,7 @@ class Measurement(OriginWatcher):
                 kernels = self.kernels_of(inner)
                 self.reach(kernels)
                 new = [one for one in kernels if one.is_set and one.gain is None]
-                if new and self._measures:
+                if new and self._measures and framework.runs_cells:
                     self._solve_cell(call, inner, new, activation)
                 for kernel in new:
                     self._analytic(kernel, activation)

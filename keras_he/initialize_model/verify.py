@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import keras
 
+from keras_he.backend.framework import framework
 from keras_he.backend.keras_private import is_of_keras, layers_inside
 from keras_he.backend.tensors import float_tensors, mean_square, second_moments
 from keras_he.initialize_model.planned_variable import PlannedVariable
@@ -112,7 +113,7 @@ class Verification(OriginWatcher):
     def _measure_cells(self, call: LayerCall) -> None:
         inner = [part for cell in cells(call.layer) for part in layers_inside(cell)]
         holding = [part for part in inner if self.kernels_of(part)]
-        if holding:
+        if holding and framework.runs_cells:
             moments = cell_moments(call)
             for part in holding:
                 self._add(self.kernels_of(part), moments.of(part))

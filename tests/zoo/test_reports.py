@@ -51,3 +51,21 @@ def _spread_is_refused(report, training):
     except keras_he.errors.ReportProblem as error:
         return ("forward spread" in str(error)) if training else ("inference" in str(error))
     return False
+
+
+@pytest.mark.quick(20)
+@pytest.mark.parametrize("name", zoo.MODELS)
+def test_an_audit_after_initialize_does_not_tell_to_call_it(name):
+    model, batch = zoo.build(name)
+    keras_he.initialize(model, batch, seed=0)
+    report = keras_he.audit(model, batch)
+    assert [one for one in report.findings if "keras_he.initialize(" in one.remedy] == []
+
+
+@pytest.mark.quick(20)
+@pytest.mark.parametrize("name", zoo.MODELS)
+def test_an_audit_finds_each_signal_that_is_lost_as_built(name):
+    model, batch = zoo.build(name)
+    moments = outside.measure(model, batch, True)
+    if outside.decades(one[0] for one in moments.values() if one[0]) > 3.0:
+        assert keras_he.audit(model, batch).findings

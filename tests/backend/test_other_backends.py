@@ -123,15 +123,19 @@ def test_gains_and_fans_are_those_of_every_backend(found):
 
 
 def test_a_model_is_initialized_there_too(found):
-    told, _ = found
-    rules = ["measured", "measured", "analytic", "orthogonal per gate", "measured"]
+    told, backend = found
+    # On OpenVINO each step of a cell would take too long.
+    cell = "analytic" if backend == "openvino" else "measured with its layer"
+    rules = ["measured", "measured", cell, "orthogonal per gate", "measured"]
     assert told["rules"] == rules
     space = {}
     exec(CODE, space)
     batch = np.random.default_rng(0).standard_normal((16, 8, 8, 3)).astype("float32")
     here = keras_he.initialize(space["built"](7), batch, seed=3)
     # Sums are taken in another order; gains keep three digits, the last of which may differ by one.
-    assert told["measured"] == pytest.approx([row.gain for row in here.kernels], rel=1.1e-2)
+    before = 2 if backend == "openvino" else None  # what precedes the cell
+    gains = [row.gain for row in here.kernels]
+    assert told["measured"][:before] == pytest.approx(gains[:before], rel=1.1e-2)
     assert told["equal"]
     assert told["portable"] >= 5
 

@@ -53,7 +53,7 @@ def package(tmp_path_factory):
     record = '    Verdict("tiny-kernel", {"tiny": 0.01}),'
     copy.insert("audit_model/verdicts", after='    Verdict("unscaled-residual"', text=record)
     listed = "    yield from _tiny(subject)"
-    copy.insert("audit_model/signal_checks", after="    yield from _depth(subject)", text=listed)
+    copy.insert("audit_model/signal_checks", after="    yield from depth(subject)", text=listed)
     copy.append("audit_model/signal_checks", CHECK)
     return copy
 

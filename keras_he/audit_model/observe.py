@@ -18,6 +18,7 @@ import numpy as np
 from keras_he.audit_model.kernel_facts import ObservedVariable, Units
 from keras_he.backend.framework import framework
 from keras_he.backend.keras_private import is_of_keras, layers_inside, sublayers, unhooked_call
+from keras_he.backend.randomness import rewound
 from keras_he.backend.tensors import float_tensors, mean_square, number
 from keras_he.layers.constants import chosen_constants, is_zero
 from keras_he.layers.kinds import ACTIVATIONS, first_kernel_output, is_normalisation
@@ -119,7 +120,8 @@ class Observation(OriginWatcher):
         """Runs a recurrent layer, and observes the kernels of its cells step by step."""
         inside = [part for cell in cells(call.layer) for part in layers_inside(cell)]
         parts = [part for part in inside if self.kernels_of(part)]
-        seen = cell_moments(call)
+        with rewound(self._scope):
+            seen = cell_moments(call)
         moments = [seen.of(part) for part in parts]
         signals = self._signals_of_cells(call, parts, moments)
         for part, moment, signal in zip(parts, moments, signals, strict=True):
@@ -140,9 +142,9 @@ class Observation(OriginWatcher):
         biases = [one.variable for part in inside for one in self._biases.get(id(part), ())]
         if not any(mean_square(one.value) for one in biases):
             return moments
-        with self._as_zeros([one.variable for one in call.kernels]):
+        with self._as_zeros([one.variable for one in call.kernels]), rewound(self._scope):
             offsets = cell_moments(call, 1)
-        with self._as_zeros(biases):
+        with self._as_zeros(biases), rewound(self._scope):
             few = cell_moments(call, _STEPS)
         return [
             max(moment - offsets.of(part), few.of(part))

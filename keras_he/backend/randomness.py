@@ -27,6 +27,8 @@ from keras_he.backend.random_sources import (
     torch_sources,
 )
 
+_USED: list[dict[int, Any]] = []  # the generators that each open block has set, the innermost last
+
 
 @contextmanager
 def randomness(seed: int, holders: Iterable[Any] = (), *, writes: bool = False) -> Iterator[None]:
@@ -62,6 +64,25 @@ def torch_generators_kept() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def rewound(scope: keras.StatelessScope) -> Iterator[None]:
+    """Runs layers once more: what follows draws from Keras' generators as if this had not run.
+
+    The updates of variables that the block makes are taken back too.
+
+    Args:
+        scope: The scope of the pass.
+    """
+    used = _USED[-1] if _USED else {}
+    kept, values = dict(used), dict(scope.state_mapping)
+    try:
+        yield
+    finally:
+        for held, before in ((used, kept), (scope.state_mapping, values)):
+            held.clear()
+            held.update(before)
+
+
 def _derived(seed: int, place: str) -> int:
     """Returns the seed of a source: 31 bits, which every generator takes."""
     digest = blake2b(f"keras_he {seed} source {place}".encode(), digest_size=4).digest()
@@ -72,6 +93,7 @@ def _derived(seed: int, place: str) -> int:
 def _keras_generators(seed: int, writes: bool) -> Iterator[None]:
     """Sets each `keras.random.SeedGenerator` where it is used first, whoever holds it."""
     used: dict[int, Any] = {}
+    _USED.append(used)
     written: list[tuple[Any, Any]] = []
 
     def first(generator: Any) -> None:
@@ -88,6 +110,7 @@ def _keras_generators(seed: int, writes: bool) -> Iterator[None]:
         with keras_seeds(_in_this_thread(first)):
             yield
     finally:
+        _USED.pop()
         for state, value in written:
             state.assign(value)
 

@@ -22,6 +22,7 @@ import keras
 
 from keras_he.backend.framework import framework
 from keras_he.backend.keras_private import is_of_keras, layers_inside
+from keras_he.backend.randomness import rewound
 from keras_he.backend.tensors import float_tensors, mean_square
 from keras_he.errors import NotMeasurable
 from keras_he.initialize_model import constraints
@@ -198,7 +199,8 @@ class Measurement(OriginWatcher):
         unit = self._scope.get_current_value(kernel.variable)
         self._scope.add_update((kernel.variable, unit * _gain(kernel)))
         again = replace(call, verified=[])
-        self.observe(again)
+        with rewound(self._scope):
+            self.observe(again)
         self._scope.add_update((kernel.variable, unit))
         moment, expected = (again.verified or [0.0])[-1], kernel.moments[-1]
         linear = abs(moment - expected) <= _LINEAR * expected
@@ -217,7 +219,8 @@ class Measurement(OriginWatcher):
 
         def moment() -> float:
             again = replace(call, verified=[])
-            outputs = float_tensors(self.observe(again))
+            with rewound(self._scope):
+                outputs = float_tensors(self.observe(again))
             if again.verified:
                 return again.verified[-1]
             return mean_square(outputs[0] - offset) if outputs else 0.0
@@ -240,7 +243,8 @@ class Measurement(OriginWatcher):
     def _offset(self, call: LayerCall, kernels: Sequence[PlannedVariable]) -> Any:
         """Returns what a layer returns with kernels of zeros: its bias, or what it adds to."""
         self._set_to_zero(kernels)
-        outputs = float_tensors(call.run())
+        with rewound(self._scope):
+            outputs = float_tensors(call.run())
         finite = outputs and math.isfinite(mean_square(outputs[0]))
         return outputs[0] if finite else 0.0
 
@@ -355,6 +359,10 @@ class Measurement(OriginWatcher):
                     self._analytic(kernel, activation)
                     self._place(kernel)
 
+    def _cell_moment(self, call: LayerCall, inner: Any, steps: int) -> float:
+        with rewound(self._scope):
+            return cell_moments(call, steps).of(inner)
+
     def _solve_cell(
         self, call: LayerCall, inner: Any, kernels: Sequence[PlannedVariable], activation: Any
     ) -> None:
@@ -364,11 +372,11 @@ class Measurement(OriginWatcher):
         steps, the recurrent kernels are scaled with them.
         """
         self._set_to_zero(kernels)
-        biases = cell_moments(call, _STEPS).of(inner)
+        biases = self._cell_moment(call, inner, _STEPS)
         target = 1.0 - biases if biases < 0.5 else 1.0
 
         def moment(steps: int) -> float:
-            return max(cell_moments(call, steps).of(inner) - biases, 0.0)
+            return max(self._cell_moment(call, inner, steps) - biases, 0.0)
 
         inputs = [place for place, one in enumerate(kernels) if not one.recurrent]
         for steps, candidates in ((_STEPS, inputs), (ALL_STEPS, list(range(len(kernels))))):

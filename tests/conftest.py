@@ -25,10 +25,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Marks as slow all but a few cases of each parametrized test: `make test` runs these few.
 
-    `@pytest.mark.quick(number)` says how many, if not eight. The choice is random but fixed.
+    `@pytest.mark.quick(number)` says how many, if not eight. The choice is random but fixed. Slow
+    tests in the folders that KERAS_HE_QUICK_FOLDERS lists are left out.
     """
     tables: dict[tuple[Path, str], list[pytest.Item]] = {}
     for item in items:
@@ -40,6 +41,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         kept = random.Random(0).sample(range(len(cases)), count)
         for index in set(range(len(cases))) - set(kept):
             cases[index].add_marker(pytest.mark.slow)
+    folders = os.environ.get("KERAS_HE_QUICK_FOLDERS", "").split()
+    left = [one for one in items if one.path.parent.name in folders and _is_slow(one)]
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [one for one in items if one not in set(left)]
+
+
+def _is_slow(item: pytest.Item) -> bool:
+    return item.get_closest_marker("slow") is not None
 
 
 def pytest_report_header() -> str:

@@ -66,6 +66,10 @@ class Framework:
         """Returns the context in which the variables of a distribution can be computed with."""
         return nullcontext()
 
+    def replicas(self) -> int:
+        """Returns the number of replicas that a strategy trains at the same time."""
+        return 1
+
     def is_tracing(self) -> bool:
         """Returns whether values are symbolic here, because the code is being compiled."""
         return False

@@ -44,6 +44,10 @@ class TensorFlow(Framework):
             tensor = tf.constant(array)
         return tf.bitcast(tensor, tf.bfloat16) if dtype == "bfloat16" else tensor
 
+    def replicas(self) -> int:
+        """Returns the number of replicas of the strategy in whose scope this runs."""
+        return int(tf.distribute.get_strategy().num_replicas_in_sync)
+
     def is_tracing(self) -> bool:
         """Returns whether the code is in a `tf.function`."""
         return not tf.executing_eagerly()

@@ -26,7 +26,8 @@ def merges(trace: Trace) -> list[Note]:
 def growing_trunks(trace: Trace) -> Iterator[Note]:
     """Yields a note for each residual trunk that grows by more than its branches explain."""
     for run in trace.runs:
-        grows = max(run.moments) / min(run.moments) if min(run.moments) > 0.0 else 1.0
+        # A trunk that begins small, as with an embedding, may come to the size of its branches.
+        grows = max(run.moments) / max(min(run.moments), 1.0)
         if grows > max(_STEADY, _PER_SUM * (run.sums + 1)):
             text = (
                 f"the residual trunk of {run.sums} sums grows by a factor of {grows:.2g}: its "

@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 
+from keras_he.backend.framework import framework
 from keras_he.backend.tensors import float_tensors
 from keras_he.errors import InvalidArgument, invalid
 from keras_he.sampling.stream import draw
@@ -91,7 +92,8 @@ def _compiled(loss: Any, weights: Any, model: Any) -> Callable[[Any, Any], Any]:
         raise invalid("loss_weights", "weights as `model.compile` takes them", weights) from error
 
     def total(targets: Any, outputs: Any) -> Any:
-        return judge.compute_loss(y=targets, y_pred=outputs)
+        # Keras divides a loss by the number of replicas, of which each has a part of the batch.
+        return judge.compute_loss(y=targets, y_pred=outputs) * framework.replicas()
 
     return total
 

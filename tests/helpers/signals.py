@@ -132,3 +132,28 @@ def _walk(model, batch, zeros):
 
     with watched(model, add), keras.StatelessScope():
         return model(batch, training=True), shapes
+
+
+def moments_aside_from_merges(model, report, batch, *, training=True):
+    """Returns the second moments of all pre-activations but those in front of a sum."""
+    scaled = [row for row in report.kernels if row.target != 1.0]
+    seen = second_moments(model, batch, training=training)
+    apart = {
+        id(layer)
+        for layer in layers_with_kernels(model)
+        for row in scaled
+        if tuple(layer.kernel.shape) == row.shape and row.path.split("/")[-2] == layer.name
+    }
+    # Keras calls a layer for each step, and it is measured on all of them.
+    steps = {
+        id(inner)
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.TimeDistributed)
+        for inner in layer._flatten_layers()
+    }
+    by_layer = {int(key.rpartition("@")[2]): moments for key, moments in seen.items()}
+    return [
+        np.mean(moments) if key in steps else moments[0]
+        for key, moments in by_layer.items()
+        if key not in apart
+    ]

@@ -16,31 +16,6 @@ from keras_he.layers import rules
 from keras_he.layers.walk import layer_kernels
 
 
-def moments_aside_from_merges(model, report, batch, *, training=True):
-    """Returns the second moments of all pre-activations but those in front of a sum."""
-    scaled = [row for row in report.kernels if row.target != 1.0]
-    seen = signals.second_moments(model, batch, training=training)
-    apart = {
-        id(layer)
-        for layer in signals.layers_with_kernels(model)
-        for row in scaled
-        if tuple(layer.kernel.shape) == row.shape and row.path.split("/")[-2] == layer.name
-    }
-    # Keras calls a layer for each step, and it is measured on all of them.
-    steps = {
-        id(inner)
-        for layer in model._flatten_layers()
-        if isinstance(layer, layers.TimeDistributed)
-        for inner in layer._flatten_layers()
-    }
-    by_layer = {int(key.rpartition("@")[2]): moments for key, moments in seen.items()}
-    return [
-        np.mean(moments) if key in steps else moments[0]
-        for key, moments in by_layer.items()
-        if key not in apart
-    ]
-
-
 @pytest.mark.quick(4)
 def test_every_kernel_of_small_networks_is_set_or_named(small):
     report = keras_he.initialize(small, batch_for(small), seed=1)
@@ -64,10 +39,12 @@ def test_second_moments_hold_in_small_networks(small):
     batch = batch_for(small)
     report = keras_he.initialize(small, batch, seed=1)
     shared = any(len(row.moments) > 1 for row in report.kernels)
-    assert signals.factor(moments_aside_from_merges(small, report, batch)) < (5 if shared else 1.5)
+    assert signals.factor(signals.moments_aside_from_merges(small, report, batch)) < (
+        5 if shared else 1.5
+    )
     fresh = batch_for(small, seed=1)
-    assert signals.factor(moments_aside_from_merges(small, report, fresh)) < 2.5
-    inference = moments_aside_from_merges(small, report, batch, training=False)
+    assert signals.factor(signals.moments_aside_from_merges(small, report, fresh)) < 2.5
+    inference = signals.moments_aside_from_merges(small, report, batch, training=False)
     assert signals.factor(inference) < 10
 
 
@@ -84,9 +61,11 @@ def test_networks_of_keras_applications_keep_their_signal(name):
     report = keras_he.initialize(model, batch, seed=1)
     report.check()
     assert all(row.rule == "measured" for row in report.kernels)
-    assert signals.factor(moments_aside_from_merges(model, report, batch)) < 1.5
-    assert signals.factor(moments_aside_from_merges(model, report, fresh)) < 2.5
-    inference = moments_aside_from_merges(model, report, batch, training=False)
+    random = 1.5 if report.random_layers else 1.0  # other masks fall there
+    seen = signals.moments_aside_from_merges(model, report, batch)
+    assert signals.factor(seen) < 1.5 * random
+    assert signals.factor(signals.moments_aside_from_merges(model, report, fresh)) < 2.5 * random
+    inference = signals.moments_aside_from_merges(model, report, batch, training=False)
     assert signals.factor(inference) < 10
 
 
@@ -149,9 +128,9 @@ def test_deep_networks_keep_their_signal(name):
     model = DEEP[name]()
     batch = batch_for(model)
     report = keras_he.initialize(model, batch, seed=1)
-    assert signals.factor(moments_aside_from_merges(model, report, batch)) < 1.5
+    assert signals.factor(signals.moments_aside_from_merges(model, report, batch)) < 1.5
     fresh = batch_for(model, 16, seed=1)
-    assert signals.factor(moments_aside_from_merges(model, report, fresh)) < 2.5
+    assert signals.factor(signals.moments_aside_from_merges(model, report, fresh)) < 2.5
 
 
 @pytest.mark.parametrize("law", ["normal", "uniform", "truncated_normal", "orthogonal"])
@@ -160,7 +139,7 @@ def test_every_law_keeps_the_signal(law):
     batch = batch_for(model)
     report = keras_he.initialize(model, batch, law=law, seed=1)
     assert report.forward_spread < 0.02
-    assert signals.factor(moments_aside_from_merges(model, report, batch)) < 1.5
+    assert signals.factor(signals.moments_aside_from_merges(model, report, batch)) < 1.5
 
 
 def test_a_trunk_of_a_hundred_blocks_keeps_its_second_moment():

@@ -14,7 +14,7 @@ from keras_he.backend.tensors import as_tensors
 from keras_he.errors import invalid
 from keras_he.layers.walk import Place, places
 
-_PATIENCE = 2.0  # seconds until the bar is shown
+_PATIENCE = 5.0  # seconds until the bar is shown
 
 
 def check_model(model: Any) -> None:

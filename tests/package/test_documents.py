@@ -856,6 +856,7 @@ def test_the_blocks_of_python_run_and_print_what_they_say(document, monkeypatch,
 @pytest.mark.parametrize("name", keras_he.__all__)
 def test_the_example_of_a_docstring_prints_what_it_says(name, monkeypatch):
     monkeypatch.setattr(layers, "RULES", dict(layers.RULES))
+    monkeypatch.setattr("keras_he.passes.model_checks._PATIENCE", math.inf)  # no bar, however slow
     said = []
     for test in doctest.DocTestFinder().find(getattr(keras_he, name), name, globs={}):
         result = doctest.DocTestRunner().run(test, out=said.append)

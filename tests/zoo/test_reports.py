@@ -33,11 +33,16 @@ def spread(model, batch, report, training):
     )
 
 
+@pytest.fixture(scope="module", params=zoo.MODELS)
+def initialized(request):
+    """Returns a model, its batch, and the report of `initialize`."""
+    model, batch = zoo.build(request.param)
+    return model, batch, keras_he.initialize(model, batch, seed=0)
+
+
 @pytest.mark.quick(20)
-@pytest.mark.parametrize("name", zoo.MODELS)
-def test_the_report_agrees_with_what_is_measured_from_outside(name):
-    model, batch = zoo.build(name)
-    report = keras_he.initialize(model, batch, seed=0)
+def test_the_report_agrees_with_what_is_measured_from_outside(initialized):
+    model, batch, report = initialized
     told = {True: report.forward_spread, False: report.inference_spread}
     for training in (True, False):
         seen = spread(model, batch, report, training)
@@ -60,10 +65,8 @@ def _spread_is_refused(report, training):
 
 
 @pytest.mark.quick(20)
-@pytest.mark.parametrize("name", zoo.MODELS)
-def test_an_audit_after_initialize_does_not_tell_to_call_it(name):
-    model, batch = zoo.build(name)
-    keras_he.initialize(model, batch, seed=0)
+def test_an_audit_after_initialize_does_not_tell_to_call_it(initialized):
+    model, batch, _ = initialized
     report = keras_he.audit(model, batch)
     assert [one for one in report.findings if "keras_he.initialize(" in one.remedy] == []
 

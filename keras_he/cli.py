@@ -226,7 +226,7 @@ def _run(options: argparse.Namespace, function: Callable[..., Any], model: Any, 
     except KerasHeError:
         raise
     except Exception as error:  # a layer may raise anything on a batch that does not fit
-        batch = f"--data {options.data}" if options.data else "a batch of normal draws; give --data"
+        batch = f"--data {options.data}" if options.data else "a drawn batch; give --data"
         said = f"{options.model} fails on {batch}. Keras says: {last_words(error)}"
         raise Refusal(said) from error
 
